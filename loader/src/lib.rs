@@ -1,0 +1,1 @@
+//! Weights and configurations, memory-mapped: safetensors (single, sharded), PyTorch `.pth`, GGUF.
