@@ -3,10 +3,14 @@
 
 mod builder;
 mod graph;
+mod kernel;
 mod op;
+mod plan;
 mod shape;
 
 pub use builder::{Builder, Tensor};
 pub use graph::{Graph, GraphError, Node, Program, Value, ValueId};
+pub use kernel::{Access, Kernel};
 pub use op::{Activation, Binary, Mask, NormKind, Op, RopeStyle, erf};
+pub use plan::{Axis, Buffer, Entry, Operand, Place, Plan, Port, StateRef, Step, Target, WeightRef};
 pub use shape::{DType, Dim, Extent, ExtentId, Shape, Slot, Stage};
