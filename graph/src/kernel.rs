@@ -1,7 +1,7 @@
 //! Fused kernels: what a device is asked to do, generic over how operands are named.
 //!
-//! During compilation an operand is a value of the graph ([`ValueId`](crate::ValueId)), later or
-//! [`View`](crate::View) of a stored value, and in the finished plan an [`Operand`](crate::Operand) with a
+//! During compilation an operand is a value of the graph ([`ValueId`](crate::ValueId)), later a
+//! view of a stored value, and in the finished plan an [`Operand`](crate::Operand) with a
 //! place in memory. One enum serves all three, so a pass cannot forget a kernel.
 
 use crate::{Activation, Binary, Mask, NormKind, RopeStyle, Slot};

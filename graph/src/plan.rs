@@ -210,14 +210,14 @@ impl Plan {
 }
 
 /// What a device tells the compiler: plain data, so that the plan places every byte and still knows no device.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Target {
     /// Name, for printing.
     pub name: String,
     /// Alignment of every buffer, in bytes; a power of two.
     pub alignment: usize,
     /// Bytes of working space that a step needs besides its operands.
-    pub workspace: fn(&Step) -> usize,
+    pub workspace: std::sync::Arc<dyn Fn(&Step) -> usize + Send + Sync>,
     /// Passes and fusions turned off, by name: `fuse.linear`, `place.inplace`, `fold` …
     pub off: Vec<String>,
 }
@@ -225,7 +225,7 @@ pub struct Target {
 impl Target {
     /// A target without working space, with everything on: for tests and printing.
     pub fn generic() -> Target {
-        Target { name: "generic".into(), alignment: 64, workspace: |_| 0, off: vec![] }
+        Target { name: "generic".into(), alignment: 64, workspace: std::sync::Arc::new(|_| 0), off: vec![] }
     }
 
     /// Whether a pass or fusion is on. Turning off `fuse` turns off all of `fuse.*`.
