@@ -4,6 +4,7 @@
 mod builder;
 mod graph;
 mod kernel;
+pub mod models;
 mod op;
 mod plan;
 mod shape;
