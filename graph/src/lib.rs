@@ -5,6 +5,7 @@ mod builder;
 mod display;
 mod graph;
 mod kernel;
+pub mod models;
 mod op;
 mod passes;
 mod plan;
