@@ -1,1 +1,9 @@
 //! A low-latency runtime for Selftok: pictures to tokens and back, and the networks it is made of.
+
+pub mod atomic;
+mod bounded;
+pub mod picture;
+#[cfg(test)]
+mod testing;
+
+pub use picture::{Picture, PictureError};
