@@ -3,6 +3,8 @@
 pub mod atomic;
 mod bounded;
 pub mod picture;
+pub mod random;
+pub mod schedule;
 #[cfg(test)]
 mod testing;
 
