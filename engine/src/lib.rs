@@ -7,5 +7,7 @@ pub mod random;
 pub mod schedule;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 
 pub use picture::{Picture, PictureError};
+pub use tokens::Tokens;
