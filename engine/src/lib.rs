@@ -2,9 +2,12 @@
 
 pub mod atomic;
 mod bounded;
+pub mod inputs;
+pub mod metrics;
 pub mod picture;
 pub mod random;
 pub mod schedule;
+pub mod sheet;
 #[cfg(test)]
 mod testing;
 pub mod tokens;
