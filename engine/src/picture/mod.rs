@@ -78,6 +78,26 @@ pub enum PictureError {
         /// What the decoder stumbled over.
         reason: String,
     },
+    /// A variety of a known format that the decoder lacks, such as a palette TIFF.
+    #[error("{name}: a kind of {format} file that is not supported here; convert it to PNG ({reason})")]
+    Unsupported {
+        /// The file.
+        name: String,
+        /// Its format.
+        format: &'static str,
+        /// What the decoder lacks.
+        reason: String,
+    },
+    /// Decoding would take more memory than the limits allow.
+    #[error("{name}: decoding this {format} file would take more memory than is allowed ({reason})")]
+    OverLimit {
+        /// The file.
+        name: String,
+        /// Its format.
+        format: &'static str,
+        /// Which limit.
+        reason: String,
+    },
     /// Pixels and dimensions do not fit together.
     #[error("{width}x{height} RGB pixels take {expected} bytes, but {actual} were given")]
     WrongLength {
@@ -139,6 +159,7 @@ impl Picture {
     ///
     /// The format is told from the bytes. Every colour mode becomes RGB as Pillow's `convert("RGB")` does it: grey is
     /// repeated, palettes are looked up, alpha is dropped and not blended. Of 16-bit samples the high byte is taken.
+    /// Lossless formats give Pillow's bytes; JPEG leaves decoders some freedom, and a sample may differ by up to 3.
     /// The orientation in the EXIF data is applied. Of an animation the first frame counts.
     pub fn decode(bytes: &[u8], name: &str) -> Result<Self, PictureError> {
         Self::decode_within(bytes, name, &Limits::default())
