@@ -273,6 +273,18 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "a measurement, not a check: prints the best of 50"]
+    fn time_of_the_noise_of_one_picture() {
+        let (mut generator, mut noise) = (Generator::new(0), vec![0.0; 16 * 32 * 32]);
+        let best = (0..50).map(|_| {
+            let start = std::time::Instant::now();
+            generator.fill_normal(std::hint::black_box(&mut noise));
+            start.elapsed()
+        });
+        println!("16x32x32 normals: {:?}", best.min().unwrap());
+    }
+
+    #[test]
     fn only_the_low_half_of_a_seed_counts() {
         assert_eq!(randn(5, 16), randn(5 | 1 << 32, 16));
         assert_ne!(randn(5, 16), randn(6, 16));

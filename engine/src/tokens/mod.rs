@@ -196,10 +196,17 @@ impl Tokens {
         }
     }
 
-    /// Reads a `.npy`, `.json` or `.safetensors` file. `order` is the order it holds; `None` believes what the file
-    /// records, and an unmarked file holds index order.
-    pub fn load(path: impl AsRef<Path>, order: Option<Order>) -> Result<Self, TokensError> {
-        let path = path.as_ref();
+    /// Reads a `.npy`, `.json` or `.safetensors` file, in the order that it records; an unmarked file holds index order.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, TokensError> {
+        Self::read(path.as_ref(), None)
+    }
+
+    /// Reads a file that holds `order`; a file that records another is refused.
+    pub fn load_as(path: impl AsRef<Path>, order: Order) -> Result<Self, TokensError> {
+        Self::read(path.as_ref(), Some(order))
+    }
+
+    fn read(path: &Path, order: Option<Order>) -> Result<Self, TokensError> {
         let format = Format::of(path)?;
         let max = format.max_file_bytes();
         let bytes = crate::bounded::read(path, max)
@@ -208,8 +215,13 @@ impl Tokens {
         format.decode(&bytes, &path.display().to_string(), order)
     }
 
-    /// Writes a `.npy`, `.json` or `.safetensors` file, whole or not at all.
-    pub fn save(&self, path: impl AsRef<Path>, order: Order) -> Result<(), TokensError> {
+    /// Writes a `.npy`, `.json` or `.safetensors` file in index order, whole or not at all.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), TokensError> {
+        self.save_as(path, Order::Index)
+    }
+
+    /// Writes a file in the given order, whole or not at all.
+    pub fn save_as(&self, path: impl AsRef<Path>, order: Order) -> Result<(), TokensError> {
         let path = path.as_ref();
         let bytes = Format::of(path)?.encode(self, order);
         Ok(atomic::write(path, &bytes)?)
@@ -263,7 +275,8 @@ impl Format {
         }
     }
 
-    /// Reads the bytes of a file; `name` is what errors call it, `order` as in [`Tokens::load`].
+    /// Reads the bytes of a file; `name` is what errors call it, `order` the order it holds;
+    /// `None` believes what the file records.
     pub fn decode(self, bytes: &[u8], name: &str, order: Option<Order>) -> Result<Tokens, TokensError> {
         let malformed = |reason| TokensError::Malformed { name: name.into(), reason };
         let (tokens, stored) = match self {
@@ -364,8 +377,8 @@ mod tests {
         for name in ["t.npy", "t.json", "t.safetensors", "T.NPY"] {
             for order in [Order::Index, Order::Ar] {
                 let path = dir.path().join(name);
-                sample().save(&path, order).unwrap();
-                assert_eq!(Tokens::load(&path, Some(order)).unwrap(), sample(), "{name} {order}");
+                sample().save_as(&path, order).unwrap();
+                assert_eq!(Tokens::load_as(&path, order).unwrap(), sample(), "{name} {order}");
             }
         }
     }
@@ -386,7 +399,7 @@ mod tests {
     #[test]
     fn the_golden_array_is_read_and_written_byte_for_byte() {
         for name in ["pipe_tokens_fp32.npy", "pipe_tokens_bf16.npy"] {
-            let tokens = Tokens::load(golden(name), None).unwrap();
+            let tokens = Tokens::load(golden(name)).unwrap();
             assert_eq!((tokens.batch(), tokens.len()), (1, 16));
             assert_eq!(Format::Npy.encode(&tokens, Order::Index), std::fs::read(golden(name)).unwrap());
         }
@@ -414,9 +427,9 @@ mod tests {
 
     #[test]
     fn errors_name_the_file_and_the_way_out() {
-        let error = Tokens::load("tokens.txt", None).unwrap_err();
+        let error = Tokens::load("tokens.txt").unwrap_err();
         assert_eq!(error.to_string(), "tokens.txt: token files end in .npy, .json or .safetensors");
-        let error = Tokens::load("no/such.npy", None).unwrap_err();
+        let error = Tokens::load("no/such.npy").unwrap_err();
         assert!(error.to_string().starts_with("no/such.npy: cannot read the token file"), "{error}");
         assert!("ascending".parse::<Order>().unwrap_err().to_string().contains("choose index"));
     }
