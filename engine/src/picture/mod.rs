@@ -1,7 +1,7 @@
 //! Pictures as the models see them: eight bits of red, green and blue.
 //!
 //! A token is decided by the last bit of a pixel, so what happens between the file and the first tensor is part of the
-//! model: [`decode`] turns any file into RGB as the original does, [`resize`] repeats Pillow's integer resampler bit
+//! model: `decode` turns any file into RGB as the original does, [`resize`] repeats Pillow's integer resampler bit
 //! for bit, and [`tensor`] holds the two maps between `u8` and `[-1, 1]`.
 
 mod decode;
