@@ -63,12 +63,17 @@ impl TensorMap {
         let Some(&size) = ELEMENT_BYTES.get(data_type as usize) else {
             return Err(format!("{data_type} is no tensor data type"));
         };
-        if !(1..=5).contains(&rank) || strides.len() != rank - 1 || box_dims.len() != rank || element_strides.len() != rank
+        if !(1..=5).contains(&rank)
+            || strides.len() != rank - 1
+            || box_dims.len() != rank
+            || element_strides.len() != rank
         {
             return Err(format!("rank {rank} with {} strides; 1 to 5 with one less is right", strides.len()));
         }
         if interleave > 2 || swizzle > 3 || promotion > 3 || fill > 1 {
-            return Err(format!("interleave {interleave}, swizzle {swizzle}, promotion {promotion} or fill {fill} is unknown"));
+            return Err(format!(
+                "interleave {interleave}, swizzle {swizzle}, promotion {promotion} or fill {fill} is unknown"
+            ));
         }
         let align = if interleave == 2 { 32 } else { 16 };
         if address == 0 || !address.is_multiple_of(align) {
@@ -78,7 +83,11 @@ impl TensorMap {
             return Err(format!("dimension {k} is {}; 1 to 2^32 is allowed", dims[k]));
         }
         if let Some(k) = strides.iter().position(|s| !s.is_multiple_of(align) || *s >= 1 << 40) {
-            return Err(format!("the stride of dimension {} is {}; multiples of {align} below 2^40 are allowed", k + 1, strides[k]));
+            return Err(format!(
+                "the stride of dimension {} is {}; multiples of {align} below 2^40 are allowed",
+                k + 1,
+                strides[k]
+            ));
         }
         if let Some(k) = box_dims.iter().position(|n| *n == 0 || *n > 256) {
             return Err(format!("box dimension {k} is {}; 1 to 256 is allowed", box_dims[k]));
@@ -144,7 +153,8 @@ impl TensorMap {
         let mut w = [0u64; 16];
         w[0] = MAGIC;
         w[1] = self.address;
-        let bytes = [self.data_type, self.rank, self.interleave, self.swizzle, self.promotion, self.fill, 0, 0];
+        let bytes =
+            [self.data_type, self.rank, self.interleave, self.swizzle, self.promotion, self.fill, 0, 0];
         w[2] = u64::from_le_bytes(bytes);
         w[3..8].copy_from_slice(&self.dims);
         w[8..12].copy_from_slice(&self.strides[1..]);
@@ -160,14 +170,17 @@ impl TensorMap {
 
     /// Reads what [`TensorMap::encode`] wrote; `None` for any other bytes.
     pub fn decode(w: &[u64; 16]) -> Option<TensorMap> {
-        let [data_type, rank, interleave, swizzle, promotion, fill, 0, 0] = w[2].to_le_bytes() else { return None };
+        let [data_type, rank, interleave, swizzle, promotion, fill, 0, 0] = w[2].to_le_bytes() else {
+            return None;
+        };
         if w[0] != MAGIC || !(1..=5).contains(&rank) {
             return None;
         }
         let size = *ELEMENT_BYTES.get(usize::from(data_type))?;
         let mut strides = [u64::from(size), 0, 0, 0, 0];
         strides[1..].copy_from_slice(&w[8..12]);
-        let box_dim = |k: usize| if k < 4 { (w[12] >> (16 * k)) as u32 & 0xFFFF } else { w[13] as u32 & 0xFFFF };
+        let box_dim =
+            |k: usize| if k < 4 { (w[12] >> (16 * k)) as u32 & 0xFFFF } else { w[13] as u32 & 0xFFFF };
         let map = TensorMap {
             data_type,
             rank,
@@ -202,7 +215,18 @@ mod tests {
         let map = matrix();
         assert_eq!(TensorMap::decode(&map.encode()), Some(map.clone()));
         assert_eq!((map.element_bytes(), map.box_bytes()), (2, 64 * 128 * 2));
-        let deep = TensorMap::tiled(7, 64, &[8, 2, 3, 4, 5], &[32, 64, 192, 768], &[8, 2, 1, 4, 256], &[1, 2, 1, 1, 8], 0, 0, 0, 1);
+        let deep = TensorMap::tiled(
+            7,
+            64,
+            &[8, 2, 3, 4, 5],
+            &[32, 64, 192, 768],
+            &[8, 2, 1, 4, 256],
+            &[1, 2, 1, 1, 8],
+            0,
+            0,
+            0,
+            1,
+        );
         let deep = deep.unwrap();
         assert_eq!(TensorMap::decode(&deep.encode()), Some(deep.clone()));
         assert_eq!(deep.copied(), [8, 1, 1, 4, 32]);

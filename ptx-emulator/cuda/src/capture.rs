@@ -29,7 +29,9 @@ impl Driver {
     pub fn begin_capture(&mut self, stream: Handle, mode: u32, thread: u64) -> Outcome {
         let s = self.streams.get(&stream).ok_or(Status::INVALID_HANDLE)?;
         if s.kind == crate::stream::StreamKind::Legacy {
-            return Err(Status::STREAM_CAPTURE_UNSUPPORTED.because("the legacy default stream cannot be captured"));
+            return Err(
+                Status::STREAM_CAPTURE_UNSUPPORTED.because("the legacy default stream cannot be captured")
+            );
         }
         if s.capture.is_some() {
             return Err(Status::INVALID_VALUE.because("the stream is being captured already"));
@@ -55,10 +57,14 @@ impl Driver {
             s.capture.ok_or_else(|| Status::INVALID_VALUE.because("the stream is not being captured"))?;
         let capture = self.captures.get(&handle).ok_or(Status::INVALID_VALUE)?;
         if capture.origin != stream {
-            return Err(Status::STREAM_CAPTURE_UNMATCHED.because("a capture ends in the stream that began it"));
+            return Err(
+                Status::STREAM_CAPTURE_UNMATCHED.because("a capture ends in the stream that began it")
+            );
         }
         if capture.mode != 2 && capture.thread != thread {
-            return Err(Status(908).because("a capture ends in the thread that began it, unless it is relaxed"));
+            return Err(
+                Status(908).because("a capture ends in the thread that began it, unless it is relaxed")
+            );
         }
         let capture = self.captures.remove(&handle).ok_or(Status::INVALID_VALUE)?;
         for s in self.streams.values_mut().filter(|s| s.capture == Some(handle)) {
@@ -79,8 +85,9 @@ impl Driver {
         }
         if let Some(node) = reached.iter().position(|r| !r) {
             self.drop_graph(capture.graph);
-            return Err(Status::STREAM_CAPTURE_UNJOINED
-                .because(format!("node {node} was captured in another stream that was not joined with the first")));
+            return Err(Status::STREAM_CAPTURE_UNJOINED.because(format!(
+                "node {node} was captured in another stream that was not joined with the first"
+            )));
         }
         Ok(capture.graph)
     }
@@ -108,9 +115,13 @@ impl Driver {
             Work::Fill(fill) => NodeWork::Fill(fill),
             Work::Host(function, data) => NodeWork::Host(function, data),
             Work::Nothing | Work::Record(_) => NodeWork::Empty,
-            Work::Free(address) => NodeWork::Free(address),
+            Work::Free(_) => NodeWork::Free,
             Work::Graph(_) | Work::Callback(..) => {
-                return Err(self.spoil(capture, Status::STREAM_CAPTURE_UNSUPPORTED, "this cannot be captured"));
+                return Err(self.spoil(
+                    capture,
+                    Status::STREAM_CAPTURE_UNSUPPORTED,
+                    "this cannot be captured",
+                ));
             }
         };
         self.capture_node(capture, stream, work)

@@ -312,7 +312,10 @@ pub fn initialise() -> bool {
     let settings = Settings::read(|name| std::env::var(name).ok());
     let device = Arc::new(Device::new(settings.gpu.clone(), settings.options.clone()));
     let mut driver = Driver {
-        report: ProcessReport { device: format!("Emulated NVIDIA {}", settings.gpu.name), ..Default::default() },
+        report: ProcessReport {
+            device: format!("Emulated NVIDIA {}", settings.gpu.name),
+            ..Default::default()
+        },
         device,
         contexts: BTreeMap::new(),
         primaries: vec![Primary::default(); settings.devices],
@@ -422,10 +425,13 @@ impl Driver {
                 Ok(self.contexts[&context].legacy)
             }
             2 => self.thread_stream(),
-            _ => match self.streams.get(&handle) {
-                Some(stream) if !stream.destroyed && stream.kind == StreamKind::Created => Ok(handle),
-                _ => Err(Status::INVALID_HANDLE.because(format!("{handle:#x} is no stream, or a destroyed one"))),
-            },
+            _ => {
+                match self.streams.get(&handle) {
+                    Some(stream) if !stream.destroyed && stream.kind == StreamKind::Created => Ok(handle),
+                    _ => Err(Status::INVALID_HANDLE
+                        .because(format!("{handle:#x} is no stream, or a destroyed one"))),
+                }
+            }
         }
     }
 

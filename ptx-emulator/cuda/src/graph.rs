@@ -25,9 +25,9 @@ pub enum NodeWork {
     /// A graph of its own.
     Graph(Vec<Node>),
     /// Memory that the graph has (its address was fixed when the node was made).
-    Alloc(u64),
+    Alloc,
     /// The end of such memory's use.
-    Free(u64),
+    Free,
 }
 
 impl NodeWork {
@@ -40,8 +40,8 @@ impl NodeWork {
             NodeWork::Host(..) => 3,
             NodeWork::Graph(_) => 4,
             NodeWork::Empty => 5,
-            NodeWork::Alloc(_) => 10,
-            NodeWork::Free(_) => 11,
+            NodeWork::Alloc => 10,
+            NodeWork::Free => 11,
         }
     }
 
@@ -61,7 +61,7 @@ impl NodeWork {
             NodeWork::Fill(fill) => Work::Fill(fill.clone()),
             NodeWork::Host(function, data) => Work::Host(*function, *data),
             NodeWork::Graph(nodes) => Work::Graph(Box::new(GraphRun::new(nodes))),
-            NodeWork::Empty | NodeWork::Alloc(_) | NodeWork::Free(_) => Work::Nothing,
+            NodeWork::Empty | NodeWork::Alloc | NodeWork::Free => Work::Nothing,
         }
     }
 }
@@ -96,8 +96,6 @@ pub struct Graph {
 pub struct Exec {
     /// The context.
     pub context: Handle,
-    /// The graph it comes from.
-    pub graph: Handle,
     /// Its nodes.
     pub nodes: Vec<Node>,
     /// Flags of the instantiation.
@@ -110,7 +108,9 @@ impl Graph {
         let at = |h: &Handle| self.nodes.iter().position(|n| n.handle == *h);
         handles
             .iter()
-            .map(|h| at(h).ok_or_else(|| Status::INVALID_VALUE.because(format!("{h:#x} is no node of this graph"))))
+            .map(|h| {
+                at(h).ok_or_else(|| Status::INVALID_VALUE.because(format!("{h:#x} is no node of this graph")))
+            })
             .collect()
     }
 
@@ -119,8 +119,11 @@ impl Graph {
         let mut before: Vec<Option<BTreeSet<usize>>> = vec![None; self.nodes.len()];
         loop {
             let mut moved = false;
-            for (k, node) in self.nodes.iter().enumerate().filter(|(k, _)| before[*k].is_none()).collect::<Vec<_>>() {
-                let known: Option<Vec<&BTreeSet<usize>>> = node.after.iter().map(|&a| before[a].as_ref()).collect();
+            for (k, node) in
+                self.nodes.iter().enumerate().filter(|(k, _)| before[*k].is_none()).collect::<Vec<_>>()
+            {
+                let known: Option<Vec<&BTreeSet<usize>>> =
+                    node.after.iter().map(|&a| before[a].as_ref()).collect();
                 if let Some(known) = known {
                     let mut all: BTreeSet<usize> = known.into_iter().flatten().copied().collect();
                     all.extend(&node.after);
@@ -138,25 +141,25 @@ impl Graph {
 impl Driver {
     /// The graph of a handle.
     pub fn graph(&mut self, handle: Handle) -> Outcome<&mut Graph> {
-        self.graphs
-            .get_mut(&handle)
-            .ok_or_else(|| Status::INVALID_VALUE.because(format!("{handle:#x} is no graph, or a destroyed one")))
+        self.graphs.get_mut(&handle).ok_or_else(|| {
+            Status::INVALID_VALUE.because(format!("{handle:#x} is no graph, or a destroyed one"))
+        })
     }
 
     /// The node of a handle.
     pub fn node(&mut self, handle: Handle) -> Outcome<&mut Node> {
-        self.graphs
-            .values_mut()
-            .flat_map(|g| &mut g.nodes)
-            .find(|n| n.handle == handle)
-            .ok_or_else(|| Status::INVALID_VALUE.because(format!("{handle:#x} is no node, or a destroyed one")))
+        self.graphs.values_mut().flat_map(|g| &mut g.nodes).find(|n| n.handle == handle).ok_or_else(|| {
+            Status::INVALID_VALUE.because(format!("{handle:#x} is no node, or a destroyed one"))
+        })
     }
 
     /// The node of an instantiated graph that comes from a node.
     pub fn exec_node(&mut self, exec: Handle, node: Handle) -> Outcome<&mut Node> {
         let exec = self.execs.get_mut(&exec).ok_or(Status::INVALID_HANDLE)?;
         let found = exec.nodes.iter_mut().find(|n| n.handle == node);
-        found.ok_or_else(|| Status::INVALID_VALUE.because(format!("{node:#x} is no node of this instantiated graph")))
+        found.ok_or_else(|| {
+            Status::INVALID_VALUE.because(format!("{node:#x} is no node of this instantiated graph"))
+        })
     }
 
     /// Adds a node after those at the given positions.
@@ -170,23 +173,28 @@ impl Driver {
     /// Instantiates a graph. Nodes that conflict and are not ordered are findings.
     pub fn instantiate(&mut self, handle: Handle, flags: u64) -> Outcome<Handle> {
         let graph = self.graph(handle)?.clone();
-        let before =
-            graph.ancestors().ok_or_else(|| Status::INVALID_VALUE.because("the graph's dependencies form a cycle"))?;
+        let before = graph
+            .ancestors()
+            .ok_or_else(|| Status::INVALID_VALUE.because("the graph's dependencies form a cycle"))?;
         for (k, node) in graph.nodes.iter().enumerate() {
             for (j, other) in graph.nodes.iter().enumerate().take(k) {
                 if before[k].contains(&j) || before[j].contains(&k) {
                     continue;
                 }
                 let (mine, theirs) = (node.work.accesses(), other.work.accesses());
-                let conflict = mine.iter().find_map(|a| theirs.iter().find(|b| a.conflicts(b)).map(|b| a.start.max(b.start)));
+                let conflict = mine
+                    .iter()
+                    .find_map(|a| theirs.iter().find(|b| a.conflicts(b)).map(|b| a.start.max(b.start)));
                 if let Some(address) = conflict {
-                    let message = format!("nodes {j} and {k} of a graph touch the same memory and neither waits for the other");
+                    let message = format!(
+                        "nodes {j} and {k} of a graph touch the same memory and neither waits for the other"
+                    );
                     self.report.host_finding(FindingKind::Race, "graph", Some(address), message);
                 }
             }
         }
         let exec = self.handle();
-        self.execs.insert(exec, Exec { context: graph.context, graph: handle, nodes: graph.nodes, flags });
+        self.execs.insert(exec, Exec { context: graph.context, nodes: graph.nodes, flags });
         Ok(exec)
     }
 
@@ -208,7 +216,10 @@ impl GraphRun {
     /// All nodes still to be done.
     pub fn new(nodes: &[Node]) -> GraphRun {
         GraphRun {
-            work: nodes.iter().map(|n| Some(if n.enabled { n.work.to_work() } else { Work::Nothing })).collect(),
+            work: nodes
+                .iter()
+                .map(|n| Some(if n.enabled { n.work.to_work() } else { Work::Nothing }))
+                .collect(),
             after: nodes.iter().map(|n| n.after.clone()).collect(),
         }
     }

@@ -43,7 +43,9 @@ impl Access {
 
     /// Whether both touch a byte and one of them writes.
     pub fn conflicts(&self, other: &Access) -> bool {
-        (self.write || other.write) && self.start < other.start + other.len && other.start < self.start + self.len
+        (self.write || other.write)
+            && self.start < other.start + other.len
+            && other.start < self.start + self.len
     }
 }
 
@@ -123,6 +125,7 @@ impl History {
     }
 
     /// How many accesses are remembered.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.seen.len()
     }

@@ -103,7 +103,8 @@ impl ProcessReport {
             message: message.into(),
             count: 1,
         };
-        let same = |n: &&mut Note| n.about == note.about && n.status == note.status && n.message == note.message;
+        let same =
+            |n: &&mut Note| n.about == note.about && n.status == note.status && n.message == note.message;
         if let Some(known) = self.notes.iter_mut().find(same) {
             known.count += 1;
         } else if self.notes.len() < KEPT {

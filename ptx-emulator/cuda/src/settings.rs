@@ -4,18 +4,6 @@
 use ptx_emulator::{Approximation, ApproximationMode, Checks, Gpu, Options, Order};
 use std::path::PathBuf;
 
-/// Name of each variable, and what it is for.
-pub const VARIABLES: [(&str, &str); 8] = [
-    ("PTX_EMULATOR_GPU", "modelled GPU: a100 (default), rtx4090, h100, rtx5090"),
-    ("PTX_EMULATOR_DEVICES", "how many of them, 1 (default) to 8"),
-    ("PTX_EMULATOR_ORDER", "order of warps: forward (default), reverse, random:SEED"),
-    ("PTX_EMULATOR_SEED", "seed of the interleaving of streams, 0 by default"),
-    ("PTX_EMULATOR_APPROX", "error of approximate instructions: exact (default), below, above, random:SEED"),
-    ("PTX_EMULATOR_CHECKS", "checks to turn off and on: -race,-shuffle or -all,bounds"),
-    ("PTX_EMULATOR_REPORT", "file that the report is written to; %p stands for the process id"),
-    ("PTX_EMULATOR_THREADS", "worker threads of a launch, 0 (default): all cores"),
-];
-
 /// How this process emulates.
 pub struct Settings {
     /// The modelled GPU.
@@ -54,7 +42,9 @@ impl Settings {
         if let Some(name) = variable("PTX_EMULATOR_GPU") {
             match Gpu::by_name(&name) {
                 Some(gpu) => s.gpu = gpu,
-                None => s.complaints.push(format!("PTX_EMULATOR_GPU='{name}': known are a100, rtx4090, h100, rtx5090")),
+                None => s
+                    .complaints
+                    .push(format!("PTX_EMULATOR_GPU='{name}': known are a100, rtx4090, h100, rtx5090")),
             }
         }
         if let Some(n) = number("PTX_EMULATOR_DEVICES", &mut s.complaints) {
@@ -115,7 +105,10 @@ fn set_checks(text: &str, checks: &mut Checks, complaints: &mut Vec<String>) {
         if name == "all" {
             *checks = if on { Checks::default() } else { Checks::none() };
         } else if !checks.set(name, on) {
-            complaints.push(format!("PTX_EMULATOR_CHECKS: '{name}' is no check: all, {}", Checks::NAMES.join(", ")));
+            complaints.push(format!(
+                "PTX_EMULATOR_CHECKS: '{name}' is no check: all, {}",
+                Checks::NAMES.join(", ")
+            ));
         }
     }
 }

@@ -25,8 +25,6 @@ impl Status {
     pub const UNSUPPORTED_LIMIT: Status = Status(215);
     pub const PEER_ACCESS_ALREADY_ENABLED: Status = Status(704);
     pub const PEER_ACCESS_NOT_ENABLED: Status = Status(705);
-    pub const PEER_ACCESS_UNSUPPORTED: Status = Status(217);
-    pub const INVALID_PTX: Status = Status(218);
     pub const FILE_NOT_FOUND: Status = Status(301);
     pub const INVALID_HANDLE: Status = Status(400);
     pub const NOT_FOUND: Status = Status(500);
@@ -45,7 +43,6 @@ impl Status {
     pub const STREAM_CAPTURE_IMPLICIT: Status = Status(906);
     pub const CAPTURED_EVENT: Status = Status(907);
     pub const GRAPH_EXEC_UPDATE_FAILURE: Status = Status(910);
-    pub const COOPERATIVE_LAUNCH_TOO_LARGE: Status = Status(720);
     pub const UNKNOWN: Status = Status(999);
 
     /// Name and sentence, each ending in a zero byte for C.

@@ -91,7 +91,15 @@ pub struct Copy {
 impl Copy {
     /// A copy of one row.
     pub fn plain(source: Source, target: Target, len: usize) -> Copy {
-        Copy { source, target, width: len, rows: 1, slices: 1, source_pitch: [len; 2], target_pitch: [len; 2] }
+        Copy {
+            source,
+            target,
+            width: len,
+            rows: 1,
+            slices: 1,
+            source_pitch: [len; 2],
+            target_pitch: [len; 2],
+        }
     }
 
     /// Bytes from the first to one past the last one touched, with a pitch.
@@ -201,7 +209,9 @@ impl Held {
             // After an error, a context does nothing more.
             _ if failed => {}
             Work::Nothing => {}
-            Work::Kernel(call, launch) => return self.run_kernel(call, launch, stream, seq, clock, context, budget),
+            Work::Kernel(call, launch) => {
+                return self.run_kernel(call, launch, stream, seq, clock, context, budget);
+            }
             Work::Copy(copy) => {
                 let result = self.run_copy(copy);
                 self.settle(result, copy.kind(), context);
@@ -309,7 +319,12 @@ impl Held {
                  before it ran: wait for the copy (stream or event) before the buffer is used again",
                 range.address
             );
-            self.report.host_finding(FindingKind::Race, "host-to-device copy", Some(range.address as u64), message);
+            self.report.host_finding(
+                FindingKind::Race,
+                "host-to-device copy",
+                Some(range.address as u64),
+                message,
+            );
         }
         for slice in 0..copy.slices {
             for row in 0..copy.rows {
@@ -325,7 +340,9 @@ impl Held {
                         memory.read(source + from as u64, &mut bytes)?;
                         bytes
                     }
-                    Source::Host(range, _) => HostRange { address: range.address + from, len: copy.width }.read(),
+                    Source::Host(range, _) => {
+                        HostRange { address: range.address + from, len: copy.width }.read()
+                    }
                     Source::Staged(bytes) => bytes[from..from + copy.width].to_vec(),
                 };
                 match &copy.target {

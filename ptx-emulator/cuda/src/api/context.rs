@@ -23,7 +23,9 @@ entry! { fn cuDevicePrimaryCtxRetain(d, out: Out<Handle>, device: c_int) {
 fn release(d: &mut Held, device: c_int) -> Outcome {
     let at = d.check_device(device)?;
     let Some(context) = d.primaries[at].context else {
-        return Err(Status::INVALID_CONTEXT.because("the primary context is released more often than retained"));
+        return Err(
+            Status::INVALID_CONTEXT.because("the primary context is released more often than retained")
+        );
     };
     d.primaries[at].retained -= 1;
     if d.primaries[at].retained == 0 {
@@ -88,7 +90,9 @@ entry! { fn cuCtxCreate_v4(d, out: Out<Handle>, _parameters: *const c_void, flag
 fn destroy(d: &mut Held, context: Handle) -> Outcome {
     match d.contexts.get(&context) {
         None => Err(Status::INVALID_CONTEXT.because("no such context, or it was destroyed already")),
-        Some(c) if c.primary => Err(Status::INVALID_CONTEXT.because("a primary context is released, not destroyed")),
+        Some(c) if c.primary => {
+            Err(Status::INVALID_CONTEXT.because("a primary context is released, not destroyed"))
+        }
         Some(_) => {
             with_stack(|stack| {
                 if stack.last() == Some(&context) {
@@ -133,7 +137,8 @@ impl Held {
             }
             self.functions.retain(|_, f| f.module != module);
         }
-        let owned: Vec<u64> = self.owners.iter().filter(|(_, o)| o.context == context).map(|(a, _)| *a).collect();
+        let owned: Vec<u64> =
+            self.owners.iter().filter(|(_, o)| o.context == context).map(|(a, _)| *a).collect();
         for address in owned {
             self.owners.remove(&address);
             let _ = device.memory().free(address);
@@ -159,7 +164,11 @@ impl Driver {
             .map(|o| o.bytes)
             .collect();
         if !leaked.is_empty() {
-            let message = format!("{} allocations of {} bytes were not freed", leaked.len(), leaked.iter().sum::<u64>());
+            let message = format!(
+                "{} allocations of {} bytes were not freed",
+                leaked.len(),
+                leaked.iter().sum::<u64>()
+            );
             self.report.note("leak", None, message);
         }
     }
@@ -194,7 +203,8 @@ entry! { fn cuCtxPushCurrent(d, context: Handle) { push(d, context) } }
 entry! { fn cuCtxPushCurrent_v2(d, context: Handle) { push(d, context) } }
 
 fn pop(out: Out<Handle>) -> Outcome {
-    let context = with_stack(Vec::pop).ok_or_else(|| Status::INVALID_CONTEXT.because("this thread's stack is empty"))?;
+    let context = with_stack(Vec::pop)
+        .ok_or_else(|| Status::INVALID_CONTEXT.because("this thread's stack is empty"))?;
     Ok(out.set_if(context)?)
 }
 

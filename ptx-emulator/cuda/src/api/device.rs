@@ -172,7 +172,13 @@ fn attribute_value(gpu: &Gpu, attribute: u32, ordinal: usize) -> Option<c_int> {
         78..=80 => 1,
         81 => gpu.shared_per_sm as c_int,
         82 => gpu.registers_per_sm as c_int,
-        87 => if gpu.shared_per_sm >= 164 * 1024 { 2 } else { 64 },
+        87 => {
+            if gpu.shared_per_sm >= 164 * 1024 {
+                2
+            } else {
+                64
+            }
+        }
         90 => 1,
         95 => 1,
         97 => gpu.shared_per_block_optin as c_int,

@@ -29,7 +29,10 @@ entry! { fn cuEventDestroy_v2(d, event: Handle) { destroy(d, event) } }
 
 fn record(d: &mut Held, event: Handle, stream: Handle) -> Outcome {
     let stream = d.resolve_stream(stream)?;
-    let e = d.events.get(&event).ok_or_else(|| Status::INVALID_HANDLE.because("no such event, or a destroyed one"))?;
+    let e = d
+        .events
+        .get(&event)
+        .ok_or_else(|| Status::INVALID_HANDLE.because("no such event, or a destroyed one"))?;
     let s = &d.streams[&stream];
     if e.context != s.context {
         return Err(Status::INVALID_HANDLE.because("event and stream are of different contexts"));
@@ -62,7 +65,10 @@ entry! { fn cuEventRecordWithFlags | cuEventRecordWithFlags_ptsz(d, event: Handl
 
 /// The last record of an event and its context; `None` when it was never recorded.
 fn last_record(d: &Held, event: Handle) -> Outcome<(Handle, Option<(Handle, u64, Clock)>)> {
-    let e = d.events.get(&event).ok_or_else(|| Status::INVALID_HANDLE.because("no such event, or a destroyed one"))?;
+    let e = d
+        .events
+        .get(&event)
+        .ok_or_else(|| Status::INVALID_HANDLE.because("no such event, or a destroyed one"))?;
     match &e.captured {
         Some((capture, _)) if d.captures.contains_key(capture) => {
             Err(Status::CAPTURED_EVENT.because("the event was last recorded in a capture"))

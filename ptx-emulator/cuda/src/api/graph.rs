@@ -49,7 +49,14 @@ entry! { fn cuGraphClone(d, out: Out<Handle>, graph: Handle) {
 }}
 
 /// Adds a node after the given ones.
-fn add(d: &mut Held, out: Out<Handle>, graph: Handle, after: In<Handle>, n: usize, work: NodeWork) -> Outcome {
+fn add(
+    d: &mut Held,
+    out: Out<Handle>,
+    graph: Handle,
+    after: In<Handle>,
+    n: usize,
+    work: NodeWork,
+) -> Outcome {
     let handles = if n == 0 { Vec::new() } else { after.list(n)? };
     let positions = d.graph(graph)?.positions(&handles)?;
     let at = d.add_node(graph, work, positions)?;
@@ -58,8 +65,11 @@ fn add(d: &mut Held, out: Out<Handle>, graph: Handle, after: In<Handle>, n: usiz
 
 impl KernelNodeParamsV1 {
     fn to_call(self, d: &mut Held) -> Outcome<KernelCall> {
-        let config =
-            LaunchConfig { grid: self.grid, block: self.block, ..LaunchConfig::new(1, 1).shared(self.shared) };
+        let config = LaunchConfig {
+            grid: self.grid,
+            block: self.block,
+            ..LaunchConfig::new(1, 1).shared(self.shared)
+        };
         prepare(d, self.function, config, Arguments { params: self.params, extra: self.extra })
     }
 }
@@ -135,7 +145,8 @@ fn fill_work(d: &mut Held, params: In<MemsetNodeParams>) -> Outcome<NodeWork> {
     }
     let size = p.element_size as usize;
     p.width.checked_mul(size).zip(p.height.checked_mul(p.pitch)).ok_or(Status::INVALID_VALUE)?;
-    let fill = Fill { address: p.destination, pitch: p.pitch, value: p.value, size, width: p.width, rows: p.height };
+    let fill =
+        Fill { address: p.destination, pitch: p.pitch, value: p.value, size, width: p.width, rows: p.height };
     let access = fill.access();
     d.check_range(access.start, access.len)?;
     Ok(NodeWork::Fill(fill))
@@ -211,7 +222,8 @@ entry! { fn cuGraphNodeGetType(d, node: Handle, kind: Out<c_uint>) {
 
 fn neighbours(d: &mut Held, node: Handle, before: bool) -> Outcome<Vec<Handle>> {
     d.node(node)?;
-    let graph = d.graphs.values().find(|g| g.nodes.iter().any(|n| n.handle == node)).ok_or(Status::INVALID_VALUE)?;
+    let graph =
+        d.graphs.values().find(|g| g.nodes.iter().any(|n| n.handle == node)).ok_or(Status::INVALID_VALUE)?;
     let at = graph.positions(&[node])?[0];
     Ok(if before {
         graph.nodes[at].after.iter().map(|a| graph.nodes[*a].handle).collect()

@@ -17,7 +17,12 @@ pub struct Arguments {
 }
 
 /// Puts a launch together and refuses what the driver would refuse.
-pub fn prepare(d: &mut Held, function: Handle, config: LaunchConfig, arguments: Arguments) -> Outcome<KernelCall> {
+pub fn prepare(
+    d: &mut Held,
+    function: Handle,
+    config: LaunchConfig,
+    arguments: Arguments,
+) -> Outcome<KernelCall> {
     let f = d
         .functions
         .get(&function)
@@ -43,7 +48,9 @@ pub fn prepare(d: &mut Held, function: Handle, config: LaunchConfig, arguments: 
         }
         args.copy_from_slice(&given[..size]);
     } else if size > 0 {
-        return Err(Status::INVALID_VALUE.because(format!("'{name}' takes {} arguments", kernel.params.len())));
+        return Err(
+            Status::INVALID_VALUE.because(format!("'{name}' takes {} arguments", kernel.params.len()))
+        );
     }
     if config.shared_bytes > room {
         let message = format!(
@@ -82,7 +89,13 @@ fn extra_buffer(extra: In<*const c_void>) -> Outcome<Vec<u8>> {
     Err(Status::INVALID_VALUE.because("`extra` has no end"))
 }
 
-fn launch(d: &mut Held, function: Handle, config: LaunchConfig, stream: Handle, arguments: Arguments) -> Outcome {
+fn launch(
+    d: &mut Held,
+    function: Handle,
+    config: LaunchConfig,
+    stream: Handle,
+    arguments: Arguments,
+) -> Outcome {
     d.current()?;
     let stream = d.resolve_stream(stream)?;
     let call = prepare(d, function, config, arguments)?;
@@ -110,7 +123,11 @@ entry! { fn cuLaunchCooperativeKernel | cuLaunchCooperativeKernel_ptsz(
 impl LaunchConfigC {
     /// The shape, with what its attributes ask for.
     pub fn shape(&self) -> Outcome<LaunchConfig> {
-        let mut config = LaunchConfig { grid: self.grid, block: self.block, ..LaunchConfig::new(1, 1).shared(self.shared) };
+        let mut config = LaunchConfig {
+            grid: self.grid,
+            block: self.block,
+            ..LaunchConfig::new(1, 1).shared(self.shared)
+        };
         for attribute in self.attributes.list(self.attribute_count as usize)? {
             match attribute.id {
                 2 => config.cooperative = attribute.value[0] != 0,

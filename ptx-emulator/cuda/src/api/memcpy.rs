@@ -1,6 +1,7 @@
-//! Copies. A copy from pageable memory takes its bytes when it is called, as the driver stages them; one from
-//! page-locked memory reads when it runs; copies to the host write when they run. So a buffer that is used again too
-//! early, or read too early, shows.
+//! Copies. An asynchronous copy from pageable memory takes its bytes when it is called, as the driver stages them, and
+//! one to pageable memory returns when it is done (CUDA driver API, "API synchronization behavior"; cudarc relies on
+//! it). Copies from and to page-locked memory touch it when they run. So a buffer that is used again too early, or
+//! read too early, shows.
 
 use crate::abi::{Handle, HostRange, In, Memcpy2D, Memcpy3D};
 use crate::driver::{Held, Outcome, thread_number};
@@ -27,6 +28,9 @@ fn start(d: &mut Held, mut copy: Copy, stream: Handle, wait: bool) -> Outcome {
     if wait {
         d.refuse_unsafe_call(thread_number())?;
     }
+    let capturing = d.streams[&stream].capture.is_some();
+    let pageable = matches!(copy.target, Target::Host(range) if d.pinned_at(range).is_none());
+    let wait = wait || pageable && !capturing;
     if copy.extent([1, 1]) == 0 {
         return Ok(());
     }
@@ -35,7 +39,7 @@ fn start(d: &mut Held, mut copy: Copy, stream: Handle, wait: bool) -> Outcome {
     }
     if let Source::Host(range, _) = copy.source
         && !wait
-        && d.streams[&stream].capture.is_none()
+        && !capturing
     {
         copy.source = if d.pinned_at(range).is_none() {
             Source::Staged(Arc::new(range.read()))

@@ -68,7 +68,9 @@ fn owner<'a>(d: &'a mut Held, address: u64) -> Outcome<&'a mut Owner> {
             let (entry, message) = (d.entry, format!("{address:#x} is freed twice: {what}"));
             d.report.host_finding(ptx_emulator::FindingKind::Freed, entry, Some(address), message);
         }
-        return Err(Status::INVALID_VALUE.because(format!("{address:#x} is not the start of an allocation: {what}")));
+        return Err(
+            Status::INVALID_VALUE.because(format!("{address:#x} is not the start of an allocation: {what}"))
+        );
     }
     d.owners.get_mut(&address).ok_or_else(|| Status::INVALID_VALUE.into())
 }
@@ -103,7 +105,7 @@ fn alloc_async(d: &mut Held, out: Out<u64>, bytes: usize, pool: Option<Handle>, 
     };
     let address = allocate(d, context, bytes as u64, Some(pool))?;
     if let Some(capture) = capture {
-        d.capture_node(capture, stream, NodeWork::Alloc(address))?;
+        d.capture_node(capture, stream, NodeWork::Alloc)?;
         let graph = d.captures.get(&capture).map(|c| c.graph).ok_or(Status::INVALID_VALUE)?;
         d.graph(graph)?.memory.push(address);
     } else {
@@ -166,10 +168,13 @@ enum Attribute {
 fn pointer_attribute(d: &mut Held, attribute: c_uint, pointer: u64) -> Outcome<Option<Attribute>> {
     use Attribute::{Address, Flag, Word};
     let device = d.device.memory().range_of(pointer);
-    let pinned = d.pinned_at(HostRange { address: pointer as usize, len: 1 }).map(|(start, p)| (start as u64, p.len));
+    let pinned =
+        d.pinned_at(HostRange { address: pointer as usize, len: 1 }).map(|(start, p)| (start as u64, p.len));
     let owner = device.and_then(|(base, _)| d.owners.get(&base)).map(|o| (o.context, o.pool));
     let context = owner.map(|o| o.0).or_else(|| d.current_any().ok()).unwrap_or(0);
-    let Some((base, len)) = device.or(pinned.map(|(start, len)| (start, len as u64))) else { return Ok(None) };
+    let Some((base, len)) = device.or(pinned.map(|(start, len)| (start, len as u64))) else {
+        return Ok(None);
+    };
     Ok(Some(match attribute {
         1 => Attribute::Handle(context),
         2 => Word(if device.is_some() { 2 } else { 1 }),
@@ -225,8 +230,11 @@ entry! { fn cuPointerGetAttributes(d, n: c_uint, attributes: In<c_uint>, out: In
 fn fill(d: &mut Held, stream: Handle, fill: Fill) -> Outcome {
     d.current()?;
     let stream = d.resolve_stream(stream)?;
-    if !fill.address.is_multiple_of(fill.size as u64) || fill.rows > 1 && !fill.pitch.is_multiple_of(fill.size) {
-        return Err(Status::INVALID_VALUE.because(format!("{:#x} is not aligned to {} bytes", fill.address, fill.size)));
+    if !fill.address.is_multiple_of(fill.size as u64)
+        || fill.rows > 1 && !fill.pitch.is_multiple_of(fill.size)
+    {
+        return Err(Status::INVALID_VALUE
+            .because(format!("{:#x} is not aligned to {} bytes", fill.address, fill.size)));
     }
     let row = fill.width.checked_mul(fill.size).ok_or(Status::INVALID_VALUE)?;
     fill.rows.checked_mul(fill.pitch).and_then(|n| n.checked_add(row)).ok_or(Status::INVALID_VALUE)?;

@@ -22,12 +22,15 @@ pub fn load_text(d: &mut Held, text: &str) -> Outcome<Handle> {
 pub fn load_image(d: &mut Held, image: Image) -> Outcome<Handle> {
     let head = image.head()?;
     if head.starts_with(b"\x7FELF") {
-        return Err(Status::NO_BINARY_FOR_GPU.because("a cubin holds SASS, which is not emulated: pass its PTX"));
+        return Err(
+            Status::NO_BINARY_FOR_GPU.because("a cubin holds SASS, which is not emulated: pass its PTX")
+        );
     }
     if head == 0x4662_43B1u32.to_le_bytes() || head == 0xBA55_ED50u32.to_le_bytes() {
         return Err(Status::NO_BINARY_FOR_GPU.because("a fat binary is not taken apart: pass its PTX"));
     }
-    let text = image.text().map_err(|s| Status::INVALID_IMAGE.because(format!("not PTX text ({})", s.name())))?;
+    let text =
+        image.text().map_err(|s| Status::INVALID_IMAGE.because(format!("not PTX text ({})", s.name())))?;
     load_text(d, &text)
 }
 
@@ -38,7 +41,8 @@ pub fn load_file(d: &mut Held, path: Text) -> Outcome<Handle> {
     if bytes.starts_with(b"\x7FELF") {
         return Err(Status::NO_BINARY_FOR_GPU.because(format!("{path} is a cubin: SASS is not emulated")));
     }
-    let text = String::from_utf8(bytes).map_err(|_| Status::INVALID_IMAGE.because(format!("{path} is not PTX text")))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Status::INVALID_IMAGE.because(format!("{path} is not PTX text")))?;
     load_text(d, text.trim_end_matches('\0'))
 }
 
@@ -83,7 +87,8 @@ entry! { fn cuModuleLoadDataEx(
 
 /// Forgets a module, when the work of its context is done.
 pub fn unload(d: &mut Held, module: Handle) -> Outcome {
-    let context = d.modules.get(&module).ok_or_else(|| Status::INVALID_HANDLE.because("no such module"))?.context;
+    let context =
+        d.modules.get(&module).ok_or_else(|| Status::INVALID_HANDLE.because("no such module"))?.context;
     let result = d.synchronise_context(context);
     if let Some(entry) = d.modules.remove(&module) {
         d.device.unload(&entry.loaded);
@@ -106,7 +111,9 @@ pub fn function(d: &mut Held, module: Handle, name: &str) -> Outcome<Handle> {
     let parsed = entry.loaded.module();
     let Some(f) = parsed.kernel(name) else {
         let names: Vec<&str> = parsed.kernels().take(20).collect();
-        return Err(Status::NOT_FOUND.because(format!("no kernel '{name}'; the module has: {}", names.join(", "))));
+        return Err(
+            Status::NOT_FOUND.because(format!("no kernel '{name}'; the module has: {}", names.join(", ")))
+        );
     };
     let room = d.settings.gpu.shared_per_block.saturating_sub(f.shared_bytes);
     let function =
@@ -129,8 +136,10 @@ entry! { fn cuModuleGetFunction(d, out: Out<Handle>, module: Handle, name: Text)
 pub fn global(d: &Held, address: Out<u64>, bytes: Out<usize>, module: Handle, name: Text) -> Outcome {
     let entry = d.modules.get(&module).ok_or_else(|| Status::INVALID_HANDLE.because("no such module"))?;
     let name = name.get()?;
-    let (at, len) =
-        entry.loaded.variable(&name).ok_or_else(|| Status::NOT_FOUND.because(format!("no variable '{name}'")))?;
+    let (at, len) = entry
+        .loaded
+        .variable(&name)
+        .ok_or_else(|| Status::NOT_FOUND.because(format!("no variable '{name}'")))?;
     address.set_if(at)?;
     Ok(bytes.set_if(len as usize)?)
 }
@@ -171,7 +180,9 @@ pub fn attribute(d: &Held, attribute: c_uint, function: Handle) -> Outcome<c_int
         8 => f.max_dynamic_shared as c_int,
         9 => stored.unwrap_or(-1),
         10 => c_int::from(kernel.required_cluster.is_some()),
-        11..=13 => kernel.required_cluster.map_or(stored.unwrap_or(0), |c| c[attribute as usize - 11] as c_int),
+        11..=13 => {
+            kernel.required_cluster.map_or(stored.unwrap_or(0), |c| c[attribute as usize - 11] as c_int)
+        }
         14 | 15 => stored.unwrap_or(0),
         _ => return Err(Status::INVALID_VALUE.because(format!("{attribute} is no function attribute"))),
     })
@@ -194,7 +205,9 @@ pub fn set_attribute(d: &mut Held, attribute: c_uint, function: Handle, value: c
             }
             f.max_dynamic_shared = value as u32;
         }
-        9 if !(-1..=100).contains(&value) => return Err(Status::INVALID_VALUE.because("a carveout is -1 to 100 per cent")),
+        9 if !(-1..=100).contains(&value) => {
+            return Err(Status::INVALID_VALUE.because("a carveout is -1 to 100 per cent"));
+        }
         9 | 11..=15 => {
             f.attributes.insert(attribute, value);
         }

@@ -6,7 +6,9 @@ use crate::status::Status;
 use std::ffi::{c_int, c_uint, c_void};
 
 fn pool<'a>(d: &'a mut Held, handle: Handle) -> Outcome<&'a mut Pool> {
-    d.pools.get_mut(&handle).ok_or_else(|| Status::INVALID_VALUE.because("no such memory pool, or a destroyed one"))
+    d.pools
+        .get_mut(&handle)
+        .ok_or_else(|| Status::INVALID_VALUE.because("no such memory pool, or a destroyed one"))
 }
 
 entry! { fn cuDeviceGetDefaultMemPool(d, out: Out<Handle>, device: c_int) {

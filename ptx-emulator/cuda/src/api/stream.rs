@@ -10,7 +10,8 @@ use std::ffi::{c_int, c_uint, c_void};
 fn create(d: &mut Held, out: Out<Handle>, flags: c_uint, priority: c_int) -> Outcome {
     let context = d.current()?;
     if flags > 1 {
-        return Err(Status::INVALID_VALUE.because(format!("{flags} are no stream flags: 0 or CU_STREAM_NON_BLOCKING")));
+        return Err(Status::INVALID_VALUE
+            .because(format!("{flags} are no stream flags: 0 or CU_STREAM_NON_BLOCKING")));
     }
     let stream = d.handle();
     let mut made = Stream::new(context, StreamKind::Created, flags, priority.clamp(-5, 0));
@@ -155,7 +156,16 @@ entry! { fn cuStreamEndCapture | cuStreamEndCapture_ptsz(d, stream: Handle, grap
 fn capture_status(d: &Held, stream: Handle) -> (c_uint, Option<Handle>) {
     let capture = d.streams.get(&stream).and_then(|s| s.capture);
     let invalid = capture.and_then(|c| d.captures.get(&c)).is_some_and(|c| c.invalid);
-    (if capture.is_none() { 0 } else if invalid { 2 } else { 1 }, capture)
+    (
+        if capture.is_none() {
+            0
+        } else if invalid {
+            2
+        } else {
+            1
+        },
+        capture,
+    )
 }
 
 entry! { fn cuStreamIsCapturing | cuStreamIsCapturing_ptsz(d, stream: Handle, status: Out<c_uint>) {
@@ -203,8 +213,11 @@ fn write_value(d: &mut Held, stream: Handle, address: u64, value: u64, size: usi
     }
     d.check_range(address, size as u64)?;
     let bytes = std::sync::Arc::new(value.to_le_bytes()[..size].to_vec());
-    let copy =
-        crate::work::Copy::plain(crate::work::Source::Staged(bytes), crate::work::Target::Device(address), size);
+    let copy = crate::work::Copy::plain(
+        crate::work::Source::Staged(bytes),
+        crate::work::Target::Device(address),
+        size,
+    );
     // A flag that others poll: no access is entered, since the write itself is what orders.
     d.submit(stream, Work::Copy(copy), &[])?;
     Ok(())
