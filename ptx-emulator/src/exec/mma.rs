@@ -47,12 +47,19 @@ const MAX_K: usize = 32;
 #[inline(always)]
 fn run(v: &mut View, i: &Instruction, m: u32) {
     let Op::Tensor(super::tensor::TensorOp::Mma(mma)) = i.op else { unreachable!("not a matrix product") };
+    match (mma.c, mma.k) {
+        (Type::S32, _) => integers(v, i, m, mma),
+        (_, 16) => floats::<16>(v, i, m, mma),
+        (_, 8) => floats::<8>(v, i, m, mma),
+        _ => floats::<4>(v, i, m, mma),
+    }
+}
+
+#[inline(always)]
+fn floats<const K: usize>(v: &mut View, i: &Instruction, m: u32, mma: Mma) {
     let [na, nb, nc] = mma.registers();
     let (at, bt, ct) = (nc, nc + na, nc + na + nb);
-    if mma.c == Type::S32 {
-        return integers(v, i, m, mma, [at, bt, ct]);
-    }
-    let (mut a, mut b) = ([[0f32; MAX_K]; 16], [[0f32; 8]; MAX_K]);
+    let (mut a, mut b) = ([[0f32; K]; 16], [[0f32; 8]; K]);
     for r in 0..na {
         let bits = v.read32(i.list[at + r]);
         unpack(mma.a, r / 2, &bits, |lane, column, x| a[lane / 4 + 8 * (r % 2)][column] = x);
@@ -74,11 +81,10 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
             }
         }
     }
-    let k = mma.k as usize;
     match v.accumulation {
         Accumulation::Sequential => {
             for (row, d) in a.iter().zip(&mut d) {
-                for (x, b) in row[..k].iter().zip(&b) {
+                for (x, b) in row.iter().zip(&b) {
                     for n in 0..8 {
                         d[n] = x.mul_add(b[n], d[n]);
                     }
@@ -88,11 +94,11 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
         Accumulation::Pairwise => {
             for (row, d) in a.iter().zip(&mut d) {
                 for n in 0..8 {
-                    let mut sums = [0f32; MAX_K];
-                    for j in 0..k {
+                    let mut sums = [0f32; K];
+                    for j in 0..K {
                         sums[j] = row[j] * b[j][n];
                     }
-                    let mut half = k / 2;
+                    let mut half = K / 2;
                     while half > 0 {
                         for j in 0..half {
                             sums[j] += sums[j + half];
@@ -107,8 +113,8 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
             // Groups of eight products and the sum so far are added at once and cut to f32.
             for (row, d) in a.iter().zip(&mut d) {
                 for n in 0..8 {
-                    for j in (0..k).step_by(8) {
-                        let exact = (j..k.min(j + 8)).map(|q| f64::from(row[q]) * f64::from(b[q][n]));
+                    for j in (0..K).step_by(8) {
+                        let exact = (j..K.min(j + 8)).map(|q| f64::from(row[q]) * f64::from(b[q][n]));
                         d[n] = narrow32(exact.sum::<f64>() + f64::from(d[n]), Round::Zero);
                     }
                 }
@@ -149,8 +155,9 @@ fn unpack(ty: Type, block: usize, bits: &[u32; 32], mut put: impl FnMut(usize, u
 }
 
 #[inline(always)]
-fn integers(v: &mut View, i: &Instruction, m: u32, mma: Mma, [at, bt, ct]: [usize; 3]) {
+fn integers(v: &mut View, i: &Instruction, m: u32, mma: Mma) {
     let [na, nb, nc] = mma.registers();
+    let (at, bt, ct) = (nc, nc + na, nc + na + nb);
     let byte = |ty: Type, x: u32, j: usize| {
         let b = (x >> (8 * j)) as u8;
         if ty == Type::S8 { i32::from(b as i8) } else { i32::from(b) }
