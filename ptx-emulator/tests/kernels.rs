@@ -1,8 +1,8 @@
 //! Whole kernels, written by hand for these tests: each checks a result, or that a check finds what is wrong.
 
 use ptx_emulator::{
-    ApproximationMode, Checks, CudaError, Device, FindingKind, Gpu, LaunchConfig, Module, Options, Order, Progress,
-    Report,
+    ApproximationMode, Checks, CudaError, Device, FindingKind, Gpu, LaunchConfig, Module, Options, Order,
+    Progress, Report,
 };
 
 const HEAD: &str = ".version 7.0\n.target sm_80\n.address_size 64\n";
@@ -299,7 +299,8 @@ mul.wide.u32 %rd1, %r0, 64; add.s64 %rd2, %rd0, %rd1; st.global.u32 [%rd2], %r0;
 
 #[test]
 fn approximations_err_as_far_as_their_bound_and_no_further() {
-    let body = "mov.u32 %r0, %tid.x; mul.wide.u32 %rd2, %r0, 4; add.s64 %rd3, %rd0, %rd2; add.s64 %rd4, %rd1, %rd2;
+    let body =
+        "mov.u32 %r0, %tid.x; mul.wide.u32 %rd2, %r0, 4; add.s64 %rd3, %rd0, %rd2; add.s64 %rd4, %rd1, %rd2;
 ld.global.f32 %f0, [%rd3]; rcp.approx.f32 %f1, %f0; st.global.f32 [%rd4], %f1;";
     let input: Vec<u32> = (0..32).map(|k| (0.3f32 + k as f32 * 0.71).to_bits()).collect();
     for mode in [
