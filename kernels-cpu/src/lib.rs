@@ -1,5 +1,7 @@
 //! Every kernel on the CPU: plain references, and fast twins for AVX-512, AVX2 and portable Rust, chosen at run time.
 
+pub mod arch;
 pub mod isa;
+pub mod pool;
 
 pub use isa::Isa;

@@ -1,0 +1,3 @@
+//! Kernels for AVX2; every entry is a `#[target_feature]` function.
+
+pub mod math;

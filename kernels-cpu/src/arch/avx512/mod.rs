@@ -1,0 +1,3 @@
+//! Kernels for AVX-512; every entry is a `#[target_feature]` function.
+
+pub mod math;

@@ -1,0 +1,3 @@
+//! Kernels in plain Rust, for whatever the baseline target vectorises to.
+
+pub mod math;
