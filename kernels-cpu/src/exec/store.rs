@@ -1,0 +1,204 @@
+//! The weights of an executable, each held in the one form that its readers want.
+//!
+//! A weight that every step multiplies by is packed once, for all entries. One that is multiplied by once a request is
+//! read straight from the file's map, packed block by block in the product itself, and so takes no memory. Norms, biases
+//! and tables are f32 arrays. Nothing is held twice, and the file's pages are let go tensor by tensor.
+
+use super::context::Fixed;
+use super::{BindError, WeightSource};
+use crate::aligned::AlignedBuf;
+use crate::gemm::{PackedMatrix, RowsDType, WeightFormat};
+use crate::isa::Features;
+use selftok_graph::{Plan, Stage};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// From this size on, an aligned f32 tensor of the map is read where it is instead of being copied.
+const IN_PLACE_BYTES: usize = 64 << 10;
+
+/// A tensor that is read row-major.
+#[derive(Clone)]
+pub(super) enum Plain {
+    /// f32 in memory of its own.
+    Owned(Arc<AlignedBuf>),
+    /// In the source's map, which is alive as long as the source.
+    Mapped { dtype: RowsDType, ptr: Fixed, source: Arc<dyn WeightSource> },
+}
+
+impl Plain {
+    /// Element type and first byte.
+    pub fn rows(&self) -> (RowsDType, *const u8) {
+        match self {
+            Plain::Owned(buffer) => (RowsDType::F32, buffer.as_ptr()),
+            Plain::Mapped { dtype, ptr, .. } => (*dtype, ptr.0.cast()),
+        }
+    }
+}
+
+/// Gives out weights while a plan is being bound.
+pub(super) struct Store {
+    plan: Arc<Plan>,
+    source: Arc<dyn WeightSource>,
+    pub features: Features,
+    /// What weights are multiplied in where a device may choose.
+    pub format: WeightFormat,
+    plain: HashMap<u32, Plain>,
+    packed: HashMap<(u32, Range<usize>, WeightFormat), Arc<PackedMatrix>>,
+    /// Bytes held by what was given out, apart from `plain` of stage bind.
+    pub bytes: usize,
+}
+
+impl Store {
+    /// Checks that every weight is there with the right shape.
+    pub fn new(
+        plan: Arc<Plan>,
+        source: Arc<dyn WeightSource>,
+        features: Features,
+        format: WeightFormat,
+    ) -> Result<Store, BindError> {
+        for weight in &plan.weights {
+            match source.shape(&weight.name) {
+                Some(shape) if shape == weight.shape => {}
+                Some(found) => {
+                    return Err(BindError::WeightShape {
+                        name: weight.name.clone(),
+                        expected: weight.shape.clone(),
+                        found,
+                        source_label: source.label(),
+                    });
+                }
+                None => {
+                    return Err(BindError::MissingWeight {
+                        name: weight.name.clone(),
+                        expected: weight.shape.clone(),
+                        source_label: source.label(),
+                    });
+                }
+            }
+        }
+        Ok(Store { plan, source, features, format, plain: HashMap::new(), packed: HashMap::new(), bytes: 0 })
+    }
+
+    /// The latest stage that reads a weight.
+    pub fn last_stage(&self, id: u32) -> Stage {
+        self.plan.weights[id as usize].last_stage
+    }
+
+    fn numel(&self, id: u32) -> usize {
+        self.plan.weights[id as usize].shape.iter().product()
+    }
+
+    /// The whole tensor as f32 at an aligned address.
+    pub fn f32(&mut self, id: u32) -> Result<Plain, BindError> {
+        if let Some(plain) = self.plain.get(&id).filter(|plain| plain.rows().0 == RowsDType::F32) {
+            return Ok(plain.clone());
+        }
+        let bytes = self.numel(id) * 4;
+        let large = bytes >= IN_PLACE_BYTES;
+        let mapped = self.in_map(id, |dtype, ptr| large && dtype == RowsDType::F32 && ptr as usize % 4 == 0);
+        let plain = match mapped {
+            Some(plain) => plain,
+            None => self.copy(id)?,
+        };
+        self.plain.insert(id, plain.clone());
+        Ok(plain)
+    }
+
+    /// The whole tensor in rows that a product can read at full precision: in the map, or a copy in f32. Weights in
+    /// bf16 are multiplied as such only where the device computes in bf16.
+    pub fn rows(&mut self, id: u32, exact: bool) -> Result<Plain, BindError> {
+        if let Some(plain) = self.plain.get(&id) {
+            return Ok(plain.clone());
+        }
+        let bf16 = self.format == WeightFormat::Bf16 && !exact;
+        let plain = match self.in_map(id, |dtype, _| bf16 || dtype != RowsDType::Bf16) {
+            Some(plain) => plain,
+            None => self.copy(id)?,
+        };
+        self.plain.insert(id, plain.clone());
+        Ok(plain)
+    }
+
+    fn in_map(&self, id: u32, suits: impl Fn(RowsDType, *const u8) -> bool) -> Option<Plain> {
+        let mapped = self.source.mapped(&self.plan.weights[id as usize].name)?;
+        let (dtype, ptr) = (mapped.dtype, mapped.bytes.as_ptr());
+        let whole = mapped.bytes.len() == self.numel(id) * dtype.bytes();
+        (whole && suits(dtype, ptr)).then(|| Plain::Mapped {
+            dtype,
+            ptr: Fixed(ptr.cast()),
+            source: Arc::clone(&self.source),
+        })
+    }
+
+    fn copy(&mut self, id: u32) -> Result<Plain, BindError> {
+        let name = &self.plan.weights[id as usize].name;
+        let mut buffer = AlignedBuf::zeroed(self.numel(id) * 4);
+        let floats = floats_mut(&mut buffer, self.numel(id));
+        let read = self.source.read_f32(name, 0, floats);
+        read.map_err(|source| BindError::ReadWeight { name: name.clone(), source })?;
+        if self.last_stage(id) > Stage::Bind {
+            self.bytes += buffer.len();
+        }
+        self.source.release(name);
+        Ok(Plain::Owned(Arc::new(buffer)))
+    }
+
+    /// The whole tensor, for packing that needs it at once: not kept.
+    pub fn read(&self, id: u32) -> Result<Vec<f32>, BindError> {
+        let name = &self.plan.weights[id as usize].name;
+        let mut whole = vec![0.0; self.numel(id)];
+        let read = self.source.read_f32(name, 0, &mut whole);
+        read.map_err(|source| BindError::ReadWeight { name: name.clone(), source })?;
+        self.source.release(name);
+        Ok(whole)
+    }
+
+    /// Rows of a weight `[_, k]`, packed for products; one copy serves all who ask.
+    pub fn packed(
+        &mut self,
+        id: u32,
+        rows: Range<usize>,
+        k: usize,
+        step: &str,
+    ) -> Result<Arc<PackedMatrix>, BindError> {
+        let key = (id, rows.clone(), self.format);
+        if let Some(packed) = self.packed.get(&key) {
+            return Ok(Arc::clone(packed));
+        }
+        let name = &self.plan.weights[id as usize].name;
+        let mut failure = None;
+        let packed = PackedMatrix::pack(rows.len(), k, self.format, self.features, |part, out| {
+            if failure.is_none() {
+                failure = self.source.read_f32(name, (rows.start + part.start) * k, out).err();
+            }
+        });
+        if let Some(source) = failure {
+            return Err(BindError::ReadWeight { name: name.clone(), source });
+        }
+        let packed = Arc::new(packed.map_err(|source| BindError::Gemm { step: step.into(), source })?);
+        self.source.release(name);
+        self.bytes += packed.bytes();
+        self.packed.insert(key, Arc::clone(&packed));
+        Ok(packed)
+    }
+
+    /// Lets go of the plain copies of weights that only bind reads, except those that steps to come will read.
+    pub fn forget_bind(&mut self, still_needed: impl Fn(u32) -> bool) {
+        let (plan, source) = (&self.plan, &self.source);
+        self.plain.retain(|&id, plain| {
+            let weight = &plan.weights[id as usize];
+            let keep = weight.last_stage > Stage::Bind || still_needed(id);
+            if !keep && matches!(plain, Plain::Mapped { .. }) {
+                source.release(&weight.name);
+            }
+            keep
+        });
+    }
+}
+
+/// A buffer as f32.
+pub(super) fn floats_mut(buffer: &mut AlignedBuf, len: usize) -> &mut [f32] {
+    let bytes = &mut buffer.as_mut_slice()[..len * 4];
+    bytemuck::cast_slice_mut(bytes)
+}
