@@ -2,6 +2,7 @@
 
 pub mod aligned;
 pub mod arch;
+pub mod conv;
 pub mod gemm;
 pub mod isa;
 

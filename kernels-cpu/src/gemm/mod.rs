@@ -15,7 +15,7 @@ mod grid;
 mod linear;
 mod operand;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod weight;
 
 pub(crate) use self::core::{Core, RowSource};
