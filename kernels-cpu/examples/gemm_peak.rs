@@ -6,6 +6,7 @@
 
 use selftok_graph::Activation;
 use selftok_kernels_cpu::aligned::AlignedBuf;
+use selftok_kernels_cpu::conv::*;
 use selftok_kernels_cpu::gemm::*;
 use selftok_kernels_cpu::isa::{Features, Isa};
 use std::hint::black_box;
@@ -133,6 +134,58 @@ fn linear(features: Features, kind: WeightKind, rows: usize, n: usize, k: usize,
     2.0 * (rows * n * k) as f64 / seconds
 }
 
+/// FLOP/s of a convolution that keeps the picture's size (or doubles it, upsampled).
+fn conv(
+    features: Features,
+    format: WeightFormat,
+    [size, i, o]: [usize; 3],
+    kernel: usize,
+    upsample: bool,
+) -> f64 {
+    let taps = kernel * kernel;
+    let spec = ConvSpec {
+        max_batch: 1,
+        input: [size, size],
+        in_channels: i,
+        out_channels: o,
+        kernel: [kernel, kernel],
+        stride: 1,
+        padding: [kernel / 2; 4],
+        upsample,
+        format,
+        workers: 2,
+    };
+    let conv = Conv2d::prepare(&spec, features).expect("sizes in range");
+    let (x, w, bias) = (values(size * size * i), values(o * i * taps), values(o));
+    let weight = pack_conv_weight([o, i, kernel, kernel], format, features, |rows, to| {
+        to.copy_from_slice(&w[rows.start * i * taps..rows.end * i * taps]);
+    })
+    .expect("sizes in range");
+    let pixels = conv.output()[0] * conv.output()[1];
+    let mut c = vec![0.0f32; pixels * o];
+    let map = conv.output_rows(pixels * o, o);
+    let mut scratch = AlignedBuf::zeroed(conv.scratch_bytes());
+    let args = ConvArgs {
+        batch: 1,
+        x: x.as_ptr(),
+        image_stride: size * size * i,
+        pixel_stride: i,
+        weight: &weight,
+        bias: Some(bias.as_ptr()),
+        act: Activation::Identity,
+        gate: None,
+        residual: Some(Rows { ptr: c.as_ptr(), map }),
+        c: Rows { ptr: c.as_mut_ptr(), map },
+    };
+    let seconds = best(|| {
+        for task in 0..conv.tasks(1) {
+            // SAFETY: the operands have the sizes that their strides reach.
+            unsafe { conv.run(&args, task, scratch.as_mut_slice()) }
+        }
+    });
+    2.0 * (pixels * o * i * taps) as f64 / seconds
+}
+
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
     let shapes = [
@@ -156,33 +209,45 @@ fn main() {
         for format in [WeightFormat::F32, WeightFormat::Bf16] {
             let name = format!("{}/{format:?}", isa.name()).to_lowercase();
             let ceiling = peak(features, format);
-            let show = |what: String, kind: WeightKind, bytes: f64, run: &dyn Fn() -> f64| {
+            let show = |what: String, run: &dyn Fn() -> f64| {
                 let name = format!("{name} {what}");
                 if !name.contains(&filter) {
                     return;
                 }
                 let rate = run();
                 let percent = 100.0 * rate / ceiling;
-                let _ = kind;
-                print!("{name:44} {:8.1} GFLOP/s {percent:5.1} %", rate / 1e9);
-                println!("{:9.1} GB/s of weights", rate / 1e9 * bytes);
+                println!("{name:44} {:8.1} GFLOP/s {percent:5.1} %", rate / 1e9);
             };
             println!("{name}: {:.1} GFLOP/s from registers", ceiling / 1e9);
             for (rows, n, k, act) in shapes {
-                let size = if format == WeightFormat::F32 { 4.0 } else { 2.0 };
                 let kind = WeightKind::Packed(format);
                 let act_name = if act == Activation::Identity { "" } else { " gelu" };
-                show(format!("linear {rows}x{n}x{k}{act_name}"), kind, size / 2.0 / rows as f64, &|| {
-                    linear(features, kind, rows, n, k, act)
-                });
+                show(format!("linear {rows}x{n}x{k}{act_name}"), &|| linear(features, kind, rows, n, k, act));
             }
             for (rows, n, k) in [(512, 1536, 1536), (16, 4096, 4096), (1, 4096, 4096)] {
-                let (kind, size) = match format {
-                    WeightFormat::F32 => (WeightKind::Rows(RowsDType::F32), 4.0),
-                    WeightFormat::Bf16 => (WeightKind::Rows(RowsDType::Bf16), 2.0),
+                let kind = match format {
+                    WeightFormat::F32 => WeightKind::Rows(RowsDType::F32),
+                    WeightFormat::Bf16 => WeightKind::Rows(RowsDType::Bf16),
                 };
-                show(format!("unpacked {rows}x{n}x{k}"), kind, size / 2.0 / rows as f64, &|| {
+                show(format!("unpacked {rows}x{n}x{k}"), &|| {
                     linear(features, kind, rows, n, k, Activation::Identity)
+                });
+            }
+            for (size, i, o, kernel, upsample) in [
+                (32, 512, 512, 3, false),
+                (64, 512, 512, 3, false),
+                (128, 256, 256, 3, false),
+                (256, 128, 128, 3, false),
+                (64, 64, 64, 3, false),
+                (64, 256, 256, 3, true),
+                (64, 512, 512, 1, false),
+                (128, 16, 512, 3, false),
+                (256, 3, 128, 3, false),
+                (256, 128, 3, 3, false),
+            ] {
+                let note = if upsample { " upsampled" } else { "" };
+                show(format!("conv {kernel}x{kernel} {size}² {i}->{o}{note}"), &|| {
+                    conv(features, format, [size, i, o], kernel, upsample)
                 });
             }
         }
