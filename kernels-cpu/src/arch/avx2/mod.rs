@@ -1,3 +1,4 @@
 //! Kernels for AVX2; every entry is a `#[target_feature]` function.
 
 pub mod math;
+pub mod vector;

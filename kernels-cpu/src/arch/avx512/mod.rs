@@ -1,3 +1,4 @@
 //! Kernels for AVX-512; every entry is a `#[target_feature]` function.
 
 pub mod math;
+pub mod vector;

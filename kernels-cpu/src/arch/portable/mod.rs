@@ -1,3 +1,4 @@
 //! Kernels in plain Rust, for whatever the baseline target vectorises to.
 
 pub mod math;
+pub mod vector;
