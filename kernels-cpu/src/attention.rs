@@ -253,10 +253,10 @@ unsafe fn tile<V: Simd, const R: usize, const N: usize>(
             let bs: [V; N] = std::array::from_fn(|j| {
                 if j + 1 == N { load(row.add(j * V::LANES), last) } else { V::load(row.add(j * V::LANES)) }
             });
-            for r in 0..R {
+            for (r, row) in c.iter_mut().enumerate() {
                 let x = V::new(*a.add(r * a_stride + k));
-                for j in 0..N {
-                    c[r][j] = x.mul_add(bs[j], c[r][j]);
+                for (c, &b) in row.iter_mut().zip(&bs) {
+                    *c = x.mul_add(b, *c);
                 }
             }
         }

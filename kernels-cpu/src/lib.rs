@@ -3,14 +3,20 @@
 pub mod arch;
 pub mod attention;
 pub mod codebook;
+pub mod combine;
+pub mod elementwise;
+pub mod embed;
 pub mod group_norm;
 pub mod isa;
 pub mod kernel;
 pub mod norm;
 pub mod pool;
+pub mod rope;
 pub mod row_map;
 pub mod scratch;
 pub mod simd;
+pub mod softmax;
+pub mod strided;
 
 pub use isa::Isa;
 pub use kernel::Kernel;

@@ -69,7 +69,7 @@ pub unsafe fn activate<V: Simd>(act: Activation, x: V) -> V {
         Activation::Silu => x.mul(formulas::sigmoid(x)),
         Activation::QuickGelu => x.mul(formulas::sigmoid(x.mul(k(1.702)))),
         Activation::GeluTanh => {
-            let inner = x.mul(x).mul(x).mul_add(k(0.044_715), x).mul(k(0.797_884_56));
+            let inner = x.mul(x).mul(x).mul_add(k(0.044_715), x).mul(k(0.797_884_6));
             x.mul(k(0.5)).mul(k(1.0).add(formulas::tanh(inner)))
         }
         Activation::GeluErf => {

@@ -3,8 +3,7 @@
 mod support;
 
 use selftok_kernels_cpu::attention::{Attention, Mask, Segment, Strides};
-use selftok_kernels_cpu::kernel::Kernel;
-use support::{Aligned, all_features, assert_close, random};
+use support::{all_features, assert_close, random, run_all};
 
 #[derive(Clone)]
 struct Case {
@@ -110,11 +109,7 @@ fn check(case: &Case) {
             mask: case.mask,
             kv_lens: case.lens.as_ref().map_or(std::ptr::null(), |l| l.as_ptr()),
         };
-        let mut scratch = Aligned::new(args.scratch_bytes());
-        for task in 0..args.tasks() {
-            // SAFETY: every pointer covers the shapes above.
-            unsafe { args.run(features, task, scratch.bytes()) }
-        }
+        run_all(&args, features);
         // Scores are at most sharpness * sqrt(dim) in size; their rounding is the relative error of a weight.
         let size = f64::from(case.sharpness) * (dim as f64).sqrt();
         let bound = 1.2e-7 * (8.0 + 2.0 * size);

@@ -1,6 +1,7 @@
 //! What the kernel tests share: seeded numbers, aligned scratch, every instruction set, and the verdict on errors.
 #![allow(dead_code)] // each test file uses its part
 
+use selftok_kernels_cpu::Kernel;
 use selftok_kernels_cpu::isa::{Features, Isa};
 
 /// Every feature set that this machine can be lowered to.
@@ -50,5 +51,16 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f64], bound: impl Fn(usize)
             "{what}: element {i} is {g}, should be {w} (error {error:e}, bound {:e})",
             bound(i)
         );
+    }
+}
+
+/// Does all tasks of a kernel, last first, since their order must not matter.
+///
+/// The kernel's pointers have to cover its shapes.
+pub fn run_all(kernel: &impl Kernel, features: Features) {
+    let mut scratch = Aligned::new(kernel.scratch_bytes());
+    for task in (0..kernel.tasks()).rev() {
+        // SAFETY: the tests build their pointers from vectors of the right sizes.
+        unsafe { kernel.run(features, task, scratch.bytes()) }
     }
 }
