@@ -23,6 +23,8 @@ pub(super) struct Lowering<'a> {
     /// Whether the step runs at bind, where constants deserve full precision.
     pub at_bind: bool,
     pub store: &'a RefCell<Store>,
+    /// The constants, once they are computed.
+    pub constants: Option<&'a [f32]>,
     weights: RefCell<Vec<Plain>>,
 }
 
@@ -43,10 +45,11 @@ impl<'a> Lowering<'a> {
         plan: &'a Plan,
         step: &'a Step,
         threads: usize,
-        at_bind: bool,
+        constants: Option<&'a [f32]>,
         store: &'a RefCell<Store>,
     ) -> Result<Ready, BindError> {
-        let low = Lowering { plan, step, threads, at_bind, store, weights: RefCell::default() };
+        let at_bind = constants.is_none();
+        let low = Lowering { plan, step, threads, at_bind, store, constants, weights: RefCell::default() };
         let (run, need) = kernels::lower(&low)?;
         Ok(Ready { run, need, weights: low.weights.into_inner() })
     }

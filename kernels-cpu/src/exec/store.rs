@@ -7,12 +7,17 @@
 use super::context::Fixed;
 use super::{BindError, WeightSource};
 use crate::aligned::AlignedBuf;
-use crate::gemm::{PackedMatrix, RowsDType, WeightFormat};
+use crate::codebook::Codebook;
+use crate::conv::pack_conv_weight;
+use crate::gemm::{GemmError, PackedMatrix, RowsDType, WeightFormat};
 use crate::isa::Features;
 use selftok_graph::{Plan, Stage};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// How packing asks for rows.
+type Read<'a> = dyn FnMut(Range<usize>, &mut [f32]) + 'a;
 
 /// From this size on, an aligned f32 tensor of the map is read where it is instead of being copied.
 const IN_PLACE_BYTES: usize = 64 << 10;
@@ -44,7 +49,8 @@ pub(super) struct Store {
     /// What weights are multiplied in where a device may choose.
     pub format: WeightFormat,
     plain: HashMap<u32, Plain>,
-    packed: HashMap<(u32, Range<usize>, WeightFormat), Arc<PackedMatrix>>,
+    packed: HashMap<(u32, Range<usize>, bool), Arc<PackedMatrix>>,
+    codebooks: HashMap<(u32, Range<usize>), Arc<Codebook>>,
     /// Bytes held by what was given out, apart from `plain` of stage bind.
     pub bytes: usize,
 }
@@ -77,7 +83,7 @@ impl Store {
                 }
             }
         }
-        Ok(Store { plan, source, features, format, plain: HashMap::new(), packed: HashMap::new(), bytes: 0 })
+        Ok(Store { plan, source, features, format, plain: HashMap::new(), packed: HashMap::new(), codebooks: HashMap::new(), bytes: 0 })
     }
 
     /// The latest stage that reads a weight.
@@ -144,16 +150,6 @@ impl Store {
         Ok(Plain::Owned(Arc::new(buffer)))
     }
 
-    /// The whole tensor, for packing that needs it at once: not kept.
-    pub fn read(&self, id: u32) -> Result<Vec<f32>, BindError> {
-        let name = &self.plan.weights[id as usize].name;
-        let mut whole = vec![0.0; self.numel(id)];
-        let read = self.source.read_f32(name, 0, &mut whole);
-        read.map_err(|source| BindError::ReadWeight { name: name.clone(), source })?;
-        self.source.release(name);
-        Ok(whole)
-    }
-
     /// Rows of a weight `[_, k]`, packed for products; one copy serves all who ask.
     pub fn packed(
         &mut self,
@@ -162,15 +158,39 @@ impl Store {
         k: usize,
         step: &str,
     ) -> Result<Arc<PackedMatrix>, BindError> {
-        let key = (id, rows.clone(), self.format);
+        let (n, format, features) = (rows.len(), self.format, self.features);
+        self.pack((id, rows, false), k, step, |read| PackedMatrix::pack(n, k, format, features, read))
+    }
+
+    /// Output channels of a weight `[_, I, kh, kw]` from `first` on, packed for convolutions.
+    pub fn packed_conv(
+        &mut self,
+        id: u32,
+        first: usize,
+        shape: [usize; 4],
+        step: &str,
+    ) -> Result<Arc<PackedMatrix>, BindError> {
+        let (format, features) = (self.format, self.features);
+        let key = (id, first..first + shape[0], true);
+        let row = shape[1..].iter().product();
+        self.pack(key, row, step, |read| pack_conv_weight(shape, format, features, read))
+    }
+
+    fn pack(
+        &mut self,
+        key: (u32, Range<usize>, bool),
+        row: usize,
+        step: &str,
+        pack: impl FnOnce(&mut Read<'_>) -> Result<PackedMatrix, GemmError>,
+    ) -> Result<Arc<PackedMatrix>, BindError> {
         if let Some(packed) = self.packed.get(&key) {
             return Ok(Arc::clone(packed));
         }
-        let name = &self.plan.weights[id as usize].name;
+        let name = &self.plan.weights[key.0 as usize].name;
         let mut failure = None;
-        let packed = PackedMatrix::pack(rows.len(), k, self.format, self.features, |part, out| {
+        let packed = pack(&mut |part, out| {
             if failure.is_none() {
-                failure = self.source.read_f32(name, (rows.start + part.start) * k, out).err();
+                failure = self.source.read_f32(name, (key.1.start + part.start) * row, out).err();
             }
         });
         if let Some(source) = failure {
@@ -180,6 +200,30 @@ impl Store {
         self.source.release(name);
         self.bytes += packed.bytes();
         self.packed.insert(key, Arc::clone(&packed));
+        Ok(packed)
+    }
+
+    /// Elements of a weight as codes of `dim`, packed for the search.
+    pub fn codebook(
+        &mut self,
+        id: u32,
+        elements: Range<usize>,
+        dim: usize,
+        step: &str,
+    ) -> Result<Arc<Codebook>, BindError> {
+        let key = (id, elements.clone());
+        if let Some(packed) = self.codebooks.get(&key) {
+            return Ok(Arc::clone(packed));
+        }
+        let name = &self.plan.weights[id as usize].name;
+        let mut codes = vec![0.0; elements.len()];
+        let read = self.source.read_f32(name, elements.start, &mut codes);
+        read.map_err(|source| BindError::ReadWeight { name: name.clone(), source })?;
+        let packed = Codebook::pack(&codes, elements.len().checked_div(dim).unwrap_or(0), dim);
+        let packed = Arc::new(packed.map_err(|source| BindError::Codebook { step: step.into(), source })?);
+        self.source.release(name);
+        self.bytes += codes.len() * 4;
+        self.codebooks.insert(key, Arc::clone(&packed));
         Ok(packed)
     }
 

@@ -2,13 +2,14 @@
 
 use crate::exec::BindError;
 use crate::exec::RunError;
-use crate::exec::context::{Context, Need, Run};
+use crate::exec::context::{Context, Fixed, Need, Region, Run};
 use crate::exec::layout::{Base, Rows, Space};
 use crate::exec::lower::Lowering;
-use crate::gemm::{self, Linear, LinearArgs, LinearSpec, PackedMatrix, RowsDType, Weight, WeightKind};
+use crate::gemm::{self, Linear, LinearArgs, LinearSpec, PackedMatrix, RowsDType, Weight, WeightFormat, WeightKind};
 use crate::pool::Worker;
 use crate::row_map::RowMap;
-use selftok_graph::{Activation, DType, Kernel, Operand, Place, Stage};
+use crate::isa::Features;
+use selftok_graph::{Activation, DType, Kernel, Operand, Place, Stage, Step};
 use std::sync::Arc;
 
 enum Matrix {
@@ -65,6 +66,22 @@ pub(super) fn lower(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindErro
     Ok((Box::new(step), need))
 }
 
+/// Working space, whichever form the weight takes.
+pub(super) fn need(step: &Step, features: Features, format: WeightFormat, threads: usize) -> Need {
+    let Kernel::Linear { weight, out, .. } = &step.kernel else { return Need::default() };
+    let [n, k] = weight.sizes()[..] else { return Need::default() };
+    let max_rows = Space::of(out, 1).max_rows().max(1);
+    let mut kinds = vec![WeightKind::Packed(format), WeightKind::Rows(RowsDType::F32), WeightKind::Rows(RowsDType::F16)];
+    if format == WeightFormat::Bf16 {
+        kinds.push(WeightKind::Rows(RowsDType::Bf16));
+    }
+    let bytes = kinds.into_iter().map(|weight| {
+        let spec = LinearSpec { max_rows, n, k, weight, workers: threads };
+        Linear::prepare(&spec, features).map_or(0, |linear| linear.scratch_bytes())
+    });
+    Need { worker: bytes.max().unwrap_or(0), shared: 0 }
+}
+
 /// The form of the weight that this reader gets.
 fn matrix(low: &Lowering<'_>, weight: &Operand, n: usize, k: usize) -> Result<(Matrix, WeightKind), BindError> {
     let contiguous = (weight.axes[1].stride == 1 || k == 1) && (weight.axes[0].stride == k as isize || n == 1);
@@ -87,7 +104,7 @@ fn matrix(low: &Lowering<'_>, weight: &Operand, n: usize, k: usize) -> Result<(M
     }
     let plain = low.store.borrow_mut().rows(id, low.at_bind)?;
     let dtype = plain.rows().0;
-    let region = crate::exec::context::Region::Fixed(crate::exec::context::Fixed(low.keep(plain).cast()));
+    let region = Region::Fixed(Fixed(low.keep(plain).cast()));
     let base = Base { region, offset: 0, picks: vec![], starts: vec![] };
     Ok((Matrix::Rows(base, first * k * dtype.bytes()), WeightKind::Rows(dtype)))
 }
