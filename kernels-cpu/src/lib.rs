@@ -15,6 +15,7 @@ pub mod isa;
 pub mod kernel;
 pub mod norm;
 pub mod pool;
+pub mod reference;
 pub mod rope;
 pub mod row_map;
 pub mod scratch;
