@@ -39,6 +39,7 @@ pub(super) struct Slice {
 }
 
 /// The state of a run as its steps see it.
+#[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub features: Features,
     pub extents: &'a [Extent],
@@ -80,7 +81,8 @@ impl Context<'_> {
             Region::Output(i) => self.outputs[i as usize].ptr,
             Region::Fixed(Fixed(ptr)) => ptr.cast_mut(),
         };
-        let picks = base.picks.iter().map(|&(slot, elements)| self.slots[slot.0 as usize] as usize * elements);
+        let picks =
+            base.picks.iter().map(|&(slot, elements)| self.slots[slot.0 as usize] as usize * elements);
         let starts = base.starts.iter().map(|&(extent, stride)| self.range(extent).start * stride);
         region.wrapping_add(base.offset + picks.sum::<usize>() + starts.sum::<usize>())
     }
@@ -124,7 +126,12 @@ pub(super) trait Run: Send + Sync {
 ///
 /// # Safety
 /// As for [`Kernel::run`].
-pub(super) unsafe fn launch<K: Kernel>(kernel: &K, cx: &Context<'_>, worker: &Worker<'_>, scratch: &mut [u8]) {
+pub(super) unsafe fn launch<K: Kernel>(
+    kernel: &K,
+    cx: &Context<'_>,
+    worker: &Worker<'_>,
+    scratch: &mut [u8],
+) {
     worker.for_each_task(kernel.tasks(), |task| {
         // SAFETY: by the caller; each task is claimed once.
         unsafe { kernel.run(cx.features, task, scratch) }

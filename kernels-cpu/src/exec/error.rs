@@ -108,7 +108,9 @@ pub enum RunError {
         entries: usize,
     },
     /// The slot table does not have one row of values an iteration, and at least one row.
-    #[error("{found} slot values for {iterations} iterations: expected {slots} an iteration, at least one iteration")]
+    #[error(
+        "{found} slot values for {iterations} iterations: expected {slots} an iteration, at least one iteration"
+    )]
     SlotCount {
         /// Values given.
         found: usize,
@@ -143,17 +145,35 @@ pub enum RunError {
         /// Row of the slot table.
         iteration: usize,
     },
-    /// The number of slices does not match the entry's inputs or outputs.
-    #[error("entry '{entry}' has {expected} {kind}s, {found} were given")]
-    PortCount {
+    /// No port of that number.
+    #[error("entry '{entry}': {kind} {index} of {ports}")]
+    NoPort {
         /// The entry.
         entry: String,
         /// `input` or `output`.
         kind: &'static str,
-        /// How many it has.
-        expected: usize,
-        /// How many came.
-        found: usize,
+        /// What was given.
+        index: usize,
+        /// How many the entry has.
+        ports: usize,
+    },
+    /// A port without a slice.
+    #[error("entry '{entry}': {kind} '{name}' is not given")]
+    PortMissing {
+        /// The entry.
+        entry: String,
+        /// `input` or `output`.
+        kind: &'static str,
+        /// The port.
+        name: String,
+    },
+    /// Two slices for one port.
+    #[error("{kind} '{name}' is given twice")]
+    PortTwice {
+        /// `input` or `output`.
+        kind: &'static str,
+        /// The port.
+        name: String,
     },
     /// A slice is too short for the live rows, or longer than the port.
     #[error("{kind} '{name}' has {found} elements: expected {least}..={most} (live rows .. all rows)")]

@@ -85,7 +85,9 @@ pub(super) fn aligned(
     for (i, axis) in operand.axes[..lead].iter().enumerate() {
         let over = space.axes[skip + i];
         if axis.size != over.size && axis.size != 1 {
-            return Err(low.layout(role, format!("axis {i} has size {}, the result {}", axis.size, over.size)));
+            return Err(
+                low.layout(role, format!("axis {i} has size {}, the result {}", axis.size, over.size))
+            );
         }
         let stride = match axis.size {
             1 => 0,
@@ -116,7 +118,8 @@ impl Rows {
             match operand.axes.last() {
                 Some(last) if last.size != width || (last.stride != 1 && width > 1) => {
                     let (size, stride) = (last.size, last.stride);
-                    let reason = format!("last axis of {size} at stride {stride}: expected {width} contiguous");
+                    let reason =
+                        format!("last axis of {size} at stride {stride}: expected {width} contiguous");
                     return Err(low.layout(role, reason));
                 }
                 Some(last) if last.extent.is_some() => {
@@ -201,7 +204,9 @@ impl Lowering<'_> {
             [] => Ok((0, 0, 0)),
             [(_, inner)] => Ok((0, 0, inner)),
             [(_, outer), (from, inner)] => Ok((from, outer, inner)),
-            ref more => Err(self.layout(role, format!("{} strides over its rows: expected at most 2", more.len()))),
+            ref more => {
+                Err(self.layout(role, format!("{} strides over its rows: expected at most 2", more.len())))
+            }
         }
     }
 
@@ -222,7 +227,12 @@ impl Lowering<'_> {
     }
 
     /// An operand of `len` contiguous elements without live ranges: a bias, a norm's weight.
-    pub(super) fn vector(&self, operand: &Operand, len: usize, role: &'static str) -> Result<Base, BindError> {
+    pub(super) fn vector(
+        &self,
+        operand: &Operand,
+        len: usize,
+        role: &'static str,
+    ) -> Result<Base, BindError> {
         let wide: Vec<_> = operand.axes.iter().filter(|axis| axis.size != 1).collect();
         let fits = match wide[..] {
             [] => len == 1,

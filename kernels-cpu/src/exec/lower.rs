@@ -11,8 +11,8 @@ use std::cell::RefCell;
 pub(super) struct Ready {
     pub run: Box<dyn Run>,
     pub need: Need,
-    /// Weights that `run` points into.
-    pub weights: Vec<Plain>,
+    /// Weights that `run` points into: held so that they live as long.
+    _weights: Vec<Plain>,
 }
 
 /// The step being lowered, and where its weights come from.
@@ -51,7 +51,7 @@ impl<'a> Lowering<'a> {
         let at_bind = constants.is_none();
         let low = Lowering { plan, step, threads, at_bind, store, constants, weights: RefCell::default() };
         let (run, need) = kernels::lower(&low)?;
-        Ok(Ready { run, need, weights: low.weights.into_inner() })
+        Ok(Ready { run, need, _weights: low.weights.into_inner() })
     }
 
     /// Scope and kernel.

@@ -28,7 +28,7 @@ pub(super) enum Plain {
     /// f32 in memory of its own.
     Owned(Arc<AlignedBuf>),
     /// In the source's map, which is alive as long as the source.
-    Mapped { dtype: RowsDType, ptr: Fixed, source: Arc<dyn WeightSource> },
+    Mapped { dtype: RowsDType, ptr: Fixed, _source: Arc<dyn WeightSource> },
 }
 
 impl Plain {
@@ -83,7 +83,16 @@ impl Store {
                 }
             }
         }
-        Ok(Store { plan, source, features, format, plain: HashMap::new(), packed: HashMap::new(), codebooks: HashMap::new(), bytes: 0 })
+        Ok(Store {
+            plan,
+            source,
+            features,
+            format,
+            plain: HashMap::new(),
+            packed: HashMap::new(),
+            codebooks: HashMap::new(),
+            bytes: 0,
+        })
     }
 
     /// The latest stage that reads a weight.
@@ -133,7 +142,7 @@ impl Store {
         (whole && suits(dtype, ptr)).then(|| Plain::Mapped {
             dtype,
             ptr: Fixed(ptr.cast()),
-            source: Arc::clone(&self.source),
+            _source: Arc::clone(&self.source),
         })
     }
 

@@ -120,7 +120,8 @@ impl Runs {
         for RunOperand { operand, role, width } in operands {
             if let Some(width) = *width {
                 let last = operand.axes.last();
-                let fits = last.is_some_and(|a| a.size == width && a.extent.is_none() && (a.stride == 1 || width == 1));
+                let fits = last
+                    .is_some_and(|a| a.size == width && a.extent.is_none() && (a.stride == 1 || width == 1));
                 if !fits {
                     return Err(low.layout(role, format!("{last:?}: expected {width} contiguous elements")));
                 }
@@ -133,7 +134,8 @@ impl Runs {
         let mut inner = Vec::with_capacity(operands.len());
         let run: usize = space.axes[outer..].iter().map(|axis| axis.size).product();
         for ((_, strides), RunOperand { role, width, .. }) in walked.iter().zip(operands) {
-            let stride = merge(&space.axes[outer..], &strides[outer..]).last().map_or(0, |&(_, stride)| stride);
+            let stride =
+                merge(&space.axes[outer..], &strides[outer..]).last().map_or(0, |&(_, stride)| stride);
             if width.is_none() && stride != 1 && run > 1 {
                 return Err(low.layout(role, format!("stride {stride} between its elements: expected 1")));
             }
@@ -169,7 +171,8 @@ impl Runs {
             }
             let at = |o: usize| {
                 let (base, strides) = &self.operands[o];
-                let moved: usize = index[..self.outer].iter().zip(strides).map(|(i, stride)| i * stride).sum();
+                let moved: usize =
+                    index[..self.outer].iter().zip(strides).map(|(i, stride)| i * stride).sum();
                 cx.at(base).wrapping_add(moved)
             };
             f(&at, rows)?;

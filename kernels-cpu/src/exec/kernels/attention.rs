@@ -74,7 +74,8 @@ pub(super) fn lower(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindErro
     };
     let mut pairs = Vec::with_capacity(segments.len());
     for (k, v) in segments {
-        let pair = (new(low, k, batch, kv_heads, head_dim, "k")?, new(low, v, batch, kv_heads, head_dim, "v")?);
+        let pair =
+            (new(low, k, batch, kv_heads, head_dim, "k")?, new(low, v, batch, kv_heads, head_dim, "v")?);
         if pair.0.rows != pair.1.rows {
             return Err(low.layout("v", "its rows are not those of k".into()));
         }
@@ -89,7 +90,8 @@ pub(super) fn lower(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindErro
     if let (Some(_), Some(((last, _), earlier))) = (causal, pairs.split_last()) {
         let from_first = last.rows.extent.is_none_or(|e| low.plan.extents[e.0 as usize].lo.is_none());
         if !from_first || earlier.iter().any(|(k, _)| k.rows.extent.is_some()) {
-            let reason = "a causal mask over a segment whose first rows, or which before the last, is not live";
+            let reason =
+                "a causal mask over a segment whose first rows, or which before the last, is not live";
             return Err(low.layout("k", reason.into()));
         }
     }

@@ -64,7 +64,9 @@ pub(super) fn lower(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindErro
     };
     let conv =
         Conv2d::prepare(&spec, features).map_err(|source| BindError::Gemm { step: low.name(), source })?;
-    if [oh.size, ow.size, o.size] != [conv.output()[0], conv.output()[1], spec.out_channels] || ob.size != b.size {
+    if [oh.size, ow.size, o.size] != [conv.output()[0], conv.output()[1], spec.out_channels]
+        || ob.size != b.size
+    {
         return Err(low.layout("out", format!("{:?}: expected pictures of {:?}", out.sizes(), conv.output())));
     }
     let pixel_stride = low.stride(w.stride, "x")?;

@@ -34,7 +34,8 @@ pub(super) fn need(x: &Operand, groups: usize) -> Need {
     if shape.channels == 0 {
         return Need::default();
     }
-    let stats = GroupNormStats { shape, x: std::ptr::null(), x_strides: [0; 2], partials: std::ptr::null_mut() };
+    let stats =
+        GroupNormStats { shape, x: std::ptr::null(), x_strides: [0; 2], partials: std::ptr::null_mut() };
     let apply = GroupNormApply {
         shape,
         x: std::ptr::null(),
@@ -90,7 +91,8 @@ fn side(
     }
     let image = low.stride(x.axes[0].stride, role)?;
     let axes: Vec<_> = x.axes[1..last].iter().map(|a| SpaceAxis { size: a.size, extent: None }).collect();
-    let strides = x.axes[1..last].iter().map(|a| low.stride(a.stride, role)).collect::<Result<Vec<_>, _>>()?;
+    let strides =
+        x.axes[1..last].iter().map(|a| low.stride(a.stride, role)).collect::<Result<Vec<_>, _>>()?;
     let strides: Vec<_> = axes.iter().zip(strides).map(|(a, s)| if a.size == 1 { 0 } else { s }).collect();
     let pixel = match merge(&axes, &strides)[..] {
         [] => 0,

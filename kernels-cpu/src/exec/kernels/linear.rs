@@ -5,10 +5,12 @@ use crate::exec::RunError;
 use crate::exec::context::{Context, Fixed, Need, Region, Run};
 use crate::exec::layout::{Base, Rows, Space};
 use crate::exec::lower::Lowering;
-use crate::gemm::{self, Linear, LinearArgs, LinearSpec, PackedMatrix, RowsDType, Weight, WeightFormat, WeightKind};
+use crate::gemm::{
+    self, Linear, LinearArgs, LinearSpec, PackedMatrix, RowsDType, Weight, WeightFormat, WeightKind,
+};
+use crate::isa::Features;
 use crate::pool::Worker;
 use crate::row_map::RowMap;
-use crate::isa::Features;
 use selftok_graph::{Activation, DType, Kernel, Operand, Place, Stage, Step};
 use std::sync::Arc;
 
@@ -43,11 +45,10 @@ pub(super) fn lower(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindErro
         low.dtype(operand, DType::F32, role)?;
     }
     let (matrix, kind) = matrix(low, weight, n, k)?;
-    let spec =
-        LinearSpec { max_rows: space.max_rows().max(1), n, k, weight: kind, workers: low.threads };
+    let spec = LinearSpec { max_rows: space.max_rows().max(1), n, k, weight: kind, workers: low.threads };
     let features = low.store.borrow().features;
-    let linear = Linear::prepare(&spec, features)
-        .map_err(|source| BindError::Gemm { step: low.name(), source })?;
+    let linear =
+        Linear::prepare(&spec, features).map_err(|source| BindError::Gemm { step: low.name(), source })?;
     let need = Need { worker: linear.scratch_bytes(), shared: 0 };
     let rows = |operand: &Option<Operand>, role| {
         operand.as_ref().map(|operand| Rows::new(low, &space, operand, Some(n), role)).transpose()
@@ -71,7 +72,8 @@ pub(super) fn need(step: &Step, features: Features, format: WeightFormat, thread
     let Kernel::Linear { weight, out, .. } = &step.kernel else { return Need::default() };
     let [n, k] = weight.sizes()[..] else { return Need::default() };
     let max_rows = Space::of(out, 1).max_rows().max(1);
-    let mut kinds = vec![WeightKind::Packed(format), WeightKind::Rows(RowsDType::F32), WeightKind::Rows(RowsDType::F16)];
+    let mut kinds =
+        vec![WeightKind::Packed(format), WeightKind::Rows(RowsDType::F32), WeightKind::Rows(RowsDType::F16)];
     if format == WeightFormat::Bf16 {
         kinds.push(WeightKind::Rows(RowsDType::Bf16));
     }
@@ -83,8 +85,14 @@ pub(super) fn need(step: &Step, features: Features, format: WeightFormat, thread
 }
 
 /// The form of the weight that this reader gets.
-fn matrix(low: &Lowering<'_>, weight: &Operand, n: usize, k: usize) -> Result<(Matrix, WeightKind), BindError> {
-    let contiguous = (weight.axes[1].stride == 1 || k == 1) && (weight.axes[0].stride == k as isize || n == 1);
+fn matrix(
+    low: &Lowering<'_>,
+    weight: &Operand,
+    n: usize,
+    k: usize,
+) -> Result<(Matrix, WeightKind), BindError> {
+    let contiguous =
+        (weight.axes[1].stride == 1 || k == 1) && (weight.axes[0].stride == k as isize || n == 1);
     if !contiguous || weight.axes.iter().any(|axis| axis.extent.is_some()) {
         return Err(low.layout("weight", format!("{:?}: expected contiguous rows", weight.axes)));
     }
@@ -93,7 +101,8 @@ fn matrix(low: &Lowering<'_>, weight: &Operand, n: usize, k: usize) -> Result<(M
         return Ok((Matrix::Rows(base, 4), WeightKind::Rows(RowsDType::F32)));
     };
     if !weight.picks.is_empty() || k == 0 || weight.offset % k != 0 {
-        let reason = format!("element {} is no start of a row of {k}, or is picked at run time", weight.offset);
+        let reason =
+            format!("element {} is no start of a row of {k}, or is picked at run time", weight.offset);
         return Err(low.layout("weight", reason));
     }
     let first = weight.offset / k;

@@ -40,19 +40,25 @@ pub(super) fn lower(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindErro
             return Err(low.layout(role, format!("{} axes: expected 3", operand.axes.len())));
         };
         if operand.sizes() != out.sizes() || (oc.stride != 1 && oc.size > 1) {
-            return Err(low.layout(role, format!("{:?}: expected rows of {} contiguous", operand.axes, c.size)));
+            return Err(
+                low.layout(role, format!("{:?}: expected rows of {} contiguous", operand.axes, c.size))
+            );
         }
-        let strides =
-            Strides { batch: low.stride(ob.stride, role)?, row: low.stride(on.stride, role)?, head: head_dim };
+        let strides = Strides {
+            batch: low.stride(ob.stride, role)?,
+            row: low.stride(on.stride, role)?,
+            head: head_dim,
+        };
         let starts = [(b.extent, strides.batch), (n.extent, strides.row)];
         let starts = starts.into_iter().filter_map(|(extent, stride)| Some((extent?, stride))).collect();
         Ok((low.base(operand, starts, role)?, strides))
     };
     let rotary = match table.axes[..] {
-        [p, r] if r.size % 2 == 0
-            && r.size <= head_dim
-            && (r.stride == 1 || r.size == 0)
-            && (p.stride == r.size as isize || p.size == 1) =>
+        [p, r]
+            if r.size % 2 == 0
+                && r.size <= head_dim
+                && (r.stride == 1 || r.size == 0)
+                && (p.stride == r.size as isize || p.size == 1) =>
         {
             r.size
         }

@@ -1,0 +1,4 @@
+//! Plans on the CPU against the reference interpreter: every kernel, live ranges, picks, states, faults.
+
+mod graphs;
+mod support;
