@@ -86,7 +86,8 @@ pub struct WeightRef {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// The latest stage that reads it: a weight of stage bind is let go once the constants are computed.
+    /// The latest stage that reads it. Bind: let go once the constants are computed. Request: read once a run,
+    /// before many steps. Step: read at every step, or by an entry that has no steps; worth packing.
     pub last_stage: crate::Stage,
 }
 

@@ -197,7 +197,7 @@ impl<'g> Lowering<'g> {
                     let source = self.behind_reshapes(node.inputs[1]);
                     let Some(producer) = computed.get(&source) else { continue };
                     if self.may_write_state(producer, source, node.inputs[0], index)
-                        && self.graph.shape(source).rank() == self.graph.shape(node.inputs[0]).rank()
+                        && (source == node.inputs[1] || node.op == Op::Assign { at: None })
                     {
                         self.destinations.entry(source).or_insert(Destination::State { assign: index });
                     }
@@ -387,9 +387,11 @@ impl<'g> Lowering<'g> {
     /// The part of a state that a value of `shape` is written to.
     fn state_view(&mut self, state: ValueId, shape: &Shape, at: Option<(usize, Slot)>) -> View {
         let mut view = self.view(state);
-        if let Some((dim, slot)) = at {
-            view.picks.push((slot, view.axes[dim].stride.unsigned_abs()));
-        }
+        let Some((dim, slot)) = at else {
+            // The whole state, in the order of its elements.
+            return View { axes: axes_of(shape), ..view };
+        };
+        view.picks.push((slot, view.axes[dim].stride.unsigned_abs()));
         for (axis, dim) in view.axes.iter_mut().zip(&shape.0) {
             (axis.size, axis.extent) = (dim.size, dim.extent);
         }
@@ -423,8 +425,11 @@ impl<'g> Lowering<'g> {
     fn kernel(&mut self, fused: Fused) -> Result<(), CompileError> {
         self.scope = fused.scope.clone();
         // Reads first: copies they need come before the kernel.
-        let resolved: Result<_, std::convert::Infallible> =
-            fused.kernel.map(|&value, _, _| Ok(self.view(value)));
+        let resolved: Result<_, std::convert::Infallible> = fused.kernel.map(|&value, role, access| {
+            let view = self.view(value);
+            let part = access == Access::Read && role != "weight" && self.is_part_of_weight(&view);
+            Ok(if part { self.copied(&view, fused.stage) } else { view })
+        });
         let Ok(kernel) = resolved;
         let space = kernel.result().axes.clone();
         let rows = self.rows_in_place(&kernel, &space);
@@ -461,6 +466,14 @@ impl<'g> Lowering<'g> {
             self.push(copy, fused.stage);
         }
         Ok(())
+    }
+
+    /// Whether a view is less than the weight it looks at, as a crop of a position table is. A copy made at bind
+    /// lets the rest of the weight go. (Rows of a matrix are left to the device, which packs what it needs.)
+    fn is_part_of_weight(&self, view: &View) -> bool {
+        let root = &self.done.roots[view.root];
+        let elements: usize = view.axes.iter().map(|axis| axis.size).product();
+        matches!(root.kind, RootKind::Weight { .. }) && elements < root.elements && self.target.on("fold")
     }
 
     /// A view with the iteration space's leading axes, repeating where it broadcasts.

@@ -138,11 +138,17 @@ impl Names {
                 axis.extent = axis.extent.map(|e| extents[e.0 as usize]);
             }
         }
+        // In an entry without steps the request is the whole work, and its weights are worth packing.
+        let has_steps = entry.kernels.iter().any(|step| step.stage == Stage::Step);
         let mut last_stage: HashMap<usize, Stage> = HashMap::new();
         for step in &entry.kernels {
+            let used = match step.stage {
+                Stage::Request if !has_steps => Stage::Step,
+                stage => stage,
+            };
             for (view, _, _) in step.kernel.operands() {
                 let stage = last_stage.entry(view.root).or_insert(Stage::Bind);
-                *stage = (*stage).max(step.stage);
+                *stage = (*stage).max(used);
             }
         }
         for (index, root) in entry.roots.iter_mut().enumerate() {
