@@ -3,11 +3,16 @@
 //! Residual convolution blocks at halving resolutions, and in the middle one attention over all cells. The encoder
 //! gives a mean and a variance; as the original does at inference, only the mean is used.
 
+use crate::models::MAX_BATCH;
 use crate::{Activation, Builder, DType, Graph, GraphError, Mask, Stage, Tensor};
 use serde::Deserialize;
 
 /// Epsilon of every group norm.
 const EPS: f32 = 1e-6;
+
+/// Bounds that keep every product of sizes within a usize.
+const MAX_CHANNELS: usize = 1 << 14;
+const MAX_SIDE: usize = 1 << 14;
 
 /// Zeros on every side of a 3 x 3 convolution.
 const SAME: [usize; 4] = [1; 4];
@@ -109,8 +114,8 @@ impl Config {
             return Err(wrong("act_fn", &self.act_fn, "\"silu\""));
         }
         let levels = self.block_out_channels.len();
-        if levels == 0 || levels > 16 {
-            return Err(wrong("block_out_channels", format!("{levels} numbers"), "1 to 16 numbers"));
+        if levels == 0 || levels > 14 {
+            return Err(wrong("block_out_channels", format!("{levels} numbers"), "1 to 14 numbers"));
         }
         for (field, value) in [
             ("in_channels", self.in_channels),
@@ -119,12 +124,13 @@ impl Config {
             ("latent_channels", self.latent_channels),
             ("norm_num_groups", self.norm_num_groups),
         ] {
-            if value == 0 || value > 1 << 16 {
-                return Err(wrong(field, value, "a number from 1 to 65536"));
+            let most = if field == "layers_per_block" { 64 } else { MAX_CHANNELS };
+            if value == 0 || value > most {
+                return Err(wrong(field, value, format!("a number from 1 to {most}")));
             }
         }
         for &channels in &self.block_out_channels {
-            if channels == 0 || channels > 1 << 16 || !channels.is_multiple_of(self.norm_num_groups) {
+            if channels == 0 || channels > MAX_CHANNELS || !channels.is_multiple_of(self.norm_num_groups) {
                 let expected = format!("a multiple of norm_num_groups {}", self.norm_num_groups);
                 return Err(wrong("block_out_channels", channels, expected));
             }
@@ -212,12 +218,20 @@ impl<'g> Blocks<'_, 'g> {
     }
 }
 
-fn check_sizes(batch: usize, field: &str, sides: [usize; 2], step: usize) -> Result<(), GraphError> {
-    if batch == 0 || batch > 1 << 20 {
-        return Err(wrong("batch", batch, "a number from 1 to 1048576"));
+/// Checks sides given in `pixels` a cell, which must be multiples of `step`.
+fn check_sizes(
+    batch: usize,
+    field: &str,
+    sides: [usize; 2],
+    step: usize,
+    pixels: usize,
+) -> Result<(), GraphError> {
+    if batch == 0 || batch > MAX_BATCH {
+        return Err(wrong("batch", batch, format!("a number from 1 to {MAX_BATCH}")));
     }
-    if sides.iter().any(|&side| side == 0 || side > 1 << 16 || !side.is_multiple_of(step)) {
-        let expected = format!("sides that are multiples of {step}, at most 65536");
+    let most = MAX_SIDE / pixels;
+    if sides.iter().any(|&side| side == 0 || side > most || !side.is_multiple_of(step)) {
+        let expected = format!("sides that are multiples of {step}, at most {most}");
         return Err(wrong(field, format!("{} x {}", sides[0], sides[1]), expected));
     }
     Ok(())
@@ -228,7 +242,7 @@ fn check_sizes(batch: usize, field: &str, sides: [usize; 2], step: usize) -> Res
 /// `trace` adds `enc.conv_in`, `enc.down{i}`, `enc.mid`, `enc.moments`.
 pub fn encode(config: &Config, batch: usize, pixels: [usize; 2], trace: bool) -> Result<Graph, GraphError> {
     config.validate()?;
-    check_sizes(batch, "pixel_values", pixels, config.downsampling())?;
+    check_sizes(batch, "pixel_values", pixels, config.downsampling(), 1)?;
     let builder = Builder::new("autoencoder.encode");
     let g = &builder;
     let blocks = Blocks { g, config, trace };
@@ -275,7 +289,7 @@ pub fn encode(config: &Config, batch: usize, pixels: [usize; 2], trace: bool) ->
 /// `trace` adds `dec.conv_in`, `dec.mid`, `dec.up{i}`.
 pub fn decode(config: &Config, batch: usize, latent: [usize; 2], trace: bool) -> Result<Graph, GraphError> {
     config.validate()?;
-    check_sizes(batch, "latent", latent, 1)?;
+    check_sizes(batch, "latent", latent, 1, config.downsampling())?;
     let builder = Builder::new("autoencoder.decode");
     let g = &builder;
     let blocks = Blocks { g, config, trace };
@@ -329,5 +343,7 @@ mod tests {
         assert!(refuse(|c| c.latents_std = Some(vec![1.0])).contains("latents_std"));
         let error = encode(&Config::sd3(), 1, [256, 252], false).unwrap_err().to_string();
         assert!(error.contains("256 x 252: sides that are multiples of 8"), "{error}");
+        let error = decode(&Config::sd3(), 1, [4096, 32], false).unwrap_err().to_string();
+        assert!(error.contains("at most 2048"), "{error}");
     }
 }

@@ -4,3 +4,6 @@
 pub mod autoencoder;
 pub mod selftok;
 pub mod timestep;
+
+/// The most pictures or sequences that a graph is built for.
+pub const MAX_BATCH: usize = 4096;
