@@ -13,10 +13,13 @@ mod error;
 mod mapped;
 mod open;
 mod pattern;
+mod pickle;
+mod pth;
 mod safetensors;
 mod source;
 mod weights;
 mod write;
+mod zip;
 
 pub use check::{DTypeClass, Expected, Report, check, compare};
 pub use dtype::DType;
