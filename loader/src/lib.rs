@@ -5,6 +5,7 @@
 //!
 //! * [`Weights`]: files mapped and their headers checked; no lie of a header is believed.
 //! * [`check`]: all differences from what a model needs, in one message.
+//! * [`selftok`] and [`Vae`]: the folders of a model, its configuration, and whether the parts belong together.
 
 mod check;
 mod convert;
@@ -16,7 +17,9 @@ mod pattern;
 mod pickle;
 mod pth;
 mod safetensors;
+pub mod selftok;
 mod source;
+mod vae;
 mod weights;
 mod write;
 mod zip;
@@ -26,5 +29,6 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use pattern::{Captures, Pattern};
 pub use source::{Generated, TensorInfo, TensorSource};
+pub use vae::{Vae, VaeConfig};
 pub use weights::{Tensor, Weights};
 pub use write::write_safetensors_atomic;
