@@ -5,13 +5,16 @@
 //!
 //! * [`Weights`]: files mapped and their headers checked; no lie of a header is believed.
 //! * [`check`]: all differences from what a model needs, in one message.
+//! * [`Dialect`]: tables that rename and rearrange while reading.
 //! * [`selftok`] and [`Vae`]: the folders of a model, its configuration, and whether the parts belong together.
 
 mod check;
 mod convert;
+pub mod dialects;
 mod dtype;
 mod error;
 mod mapped;
+mod names;
 mod open;
 mod pattern;
 mod pickle;
@@ -27,6 +30,7 @@ mod zip;
 pub use check::{DTypeClass, Expected, Report, check, compare};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use names::{Dialect, Transform, View};
 pub use pattern::{Captures, Pattern};
 pub use source::{Generated, TensorInfo, TensorSource};
 pub use vae::{Vae, VaeConfig};
