@@ -42,6 +42,9 @@ pub(crate) fn file(file: MappedFile) -> Result<Weights> {
     if bytes.starts_with(b"PK") {
         return pth::open(file);
     }
+    if bytes.starts_with(b"GGUF") {
+        return Weights::from_gguf(file);
+    }
     if pth::is_legacy(bytes) {
         return Err(pth::legacy_error(path));
     }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result, shorten};
 const FORMAT: &str = "PyTorch pickle";
 /// A state dict of 1,000 tensors is 200 kB and 20,000 nodes; these bounds hold memory to a few hundred megabytes at worst.
 const MAX_BYTES: usize = 64 << 20;
-const MAX_NODES: usize = 1 << 22;
+const MAX_NODES: usize = 1 << 21;
 const MAX_MARKS: usize = 1 << 12;
 /// Tensors copy the key of their storage and their shape, so both are bounded.
 const MAX_KEY: usize = 256;
@@ -35,8 +35,8 @@ pub(crate) enum Node {
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Global(Global),
-    Storage(Storage),
-    Tensor(TensorRecord),
+    Storage(Box<Storage>),
+    Tensor(Box<TensorRecord>),
 }
 
 /// The names that may be looked up.
@@ -380,7 +380,7 @@ impl<'a> Machine<'a> {
             (tag == "storage" && key.len() <= MAX_KEY).then_some(Storage { key: key.into(), dtype, numel })
         };
         let storage = storage().ok_or_else(|| self.bad("a persistent id that is not a storage"))?;
-        self.push(Node::Storage(storage))
+        self.push(Node::Storage(storage.into()))
     }
 
     /// Calls of the few names that are known.
@@ -407,14 +407,14 @@ impl<'a> Machine<'a> {
                         items.iter().map(|&n| self.size(n)).collect::<Option<Vec<_>>>()
                     };
                     Some(TensorRecord {
-                        storage: storage.clone(),
+                        storage: (**storage).clone(),
                         offset: self.size(offset)?,
                         shape: sizes(shape)?,
                         strides: sizes(strides)?,
                     })
                 };
                 let record = record().ok_or_else(|| self.bad("a tensor with impossible arguments"))?;
-                self.push(Node::Tensor(record))
+                self.push(Node::Tensor(record.into()))
             }
             _ => Err(self.bad(format!("a call of {function:?} with unknown arguments"))),
         }

@@ -89,7 +89,7 @@ fn state_dict<'a>(path: &Path, pickle: &'a Pickle) -> Result<Vec<(&'a str, &'a T
             .iter()
             .filter_map(named)
             .filter_map(|(name, v)| match node(v) {
-                Node::Tensor(t) => Some((name, t)),
+                Node::Tensor(t) => Some((name, &**t)),
                 _ => None,
             })
             .collect();

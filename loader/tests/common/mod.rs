@@ -1,6 +1,7 @@
 //! What the tests share: where the golden files are, and files with chosen lies in them.
 #![allow(dead_code)]
 
+pub mod gguf;
 pub mod torch;
 
 use std::path::PathBuf;
