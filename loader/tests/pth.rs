@@ -81,6 +81,7 @@ fn nothing_but_a_state_dict_is_understood() {
     says(&message(open(b"(R".to_vec())), &["operands missing"]);
     says(&message(open(vec![b'('; 100_000])), &["nested deeper"]);
     says(&message(open(text("x")[..4].to_vec())), &["middle of an instruction"]);
+    says(&message(open(vec![b'N'; 3 << 20])), &["more than 2097152 objects"]);
     // A dict that contains itself, as its own wrapper.
     says(&message(open(b"}q\0X\x05\0\0\0modelh\0s".to_vec())), &["no state dict"]);
 }

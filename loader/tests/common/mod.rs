@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod gguf;
+pub mod procedural;
 pub mod torch;
 
 use std::path::PathBuf;
