@@ -135,6 +135,10 @@ impl Error {
     pub(crate) fn config(path: &Path, what: impl Into<String>) -> Self {
         Error::Config { path: path.to_owned(), what: what.into() }
     }
+
+    pub(crate) fn pairing(what: impl Into<String>) -> Self {
+        Error::Pairing { what: what.into() }
+    }
 }
 
 /// A name out of an untrusted file, made safe to print: control characters escaped, at most 120 characters.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result, shorten};
 use crate::mapped::MappedFile;
+use crate::pth;
 use crate::weights::Weights;
 
 /// Configuration and index files are small; a larger one is a mistake.
@@ -37,6 +38,15 @@ pub(crate) fn file(file: MappedFile) -> Result<Weights> {
     }
     if matches!(bytes.trim_ascii_start(), [b'<', ..]) {
         return Err(Error::unsupported(path, "a web page, not weights: the download went wrong"));
+    }
+    if bytes.starts_with(b"PK") {
+        return pth::open(file);
+    }
+    if bytes.starts_with(b"GGUF") {
+        return Weights::from_gguf(file);
+    }
+    if pth::is_legacy(bytes) {
+        return Err(pth::legacy_error(path));
     }
     if bytes.get(8) == Some(&b'{') || bytes.len() < 8 {
         return Weights::from_safetensors(file);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::convert;
 use crate::dtype::{DType, checked_numel};
 use crate::error::{Error, Result};
+use crate::gguf::{self, MetaTable, Metadata};
 use crate::mapped::MappedFile;
 use crate::source::{TensorInfo, TensorSource, check_range};
 use crate::{open, safetensors};
@@ -66,6 +67,7 @@ pub struct Weights {
     entries: Vec<Entry>,
     index: HashMap<String, usize>,
     metadata: HashMap<String, String>,
+    gguf: Option<MetaTable>,
 }
 
 impl std::fmt::Debug for Weights {
@@ -129,7 +131,7 @@ impl Weights {
                 return Err(Error::tensor(label, &e.name, what));
             }
         }
-        Ok(Weights { label: label.to_owned(), files, entries, index, metadata })
+        Ok(Weights { label: label.to_owned(), files, entries, index, metadata, gguf: None })
     }
 
     /// Joins the files of a sharded model into one collection.
@@ -148,6 +150,12 @@ impl Weights {
         let (entries, metadata) = safetensors::parse(file.path(), file.bytes())?;
         let label = file.path().to_owned();
         Self::new(&label, vec![file], entries, metadata)
+    }
+
+    pub(crate) fn from_gguf(file: MappedFile) -> Result<Self> {
+        let (entries, table) = gguf::parse(file.path(), file.bytes())?;
+        let label = file.path().to_owned();
+        Ok(Weights { gguf: Some(table), ..Self::new(&label, vec![file], entries, HashMap::new())? })
     }
 
     /// The path that was opened, or the label given instead.
@@ -188,6 +196,12 @@ impl Weights {
     /// A value of the `__metadata__` of a safetensors file.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
+    }
+
+    /// The typed metadata of a GGUF file; `None` for every other format.
+    pub fn gguf(&self) -> Option<Metadata<'_>> {
+        let file = self.files.first()?.bytes();
+        self.gguf.as_ref().map(|table| Metadata { table, file })
     }
 
     /// Lets go of a tensor's pages, after it was packed. It can be read again; the pages come back from the file.

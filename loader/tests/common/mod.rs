@@ -1,6 +1,10 @@
 //! What the tests share: where the golden files are, and files with chosen lies in them.
 #![allow(dead_code)]
 
+pub mod gguf;
+pub mod procedural;
+pub mod torch;
+
 use std::path::PathBuf;
 
 use selftok_loader::{Error, Result, Weights};
