@@ -352,8 +352,11 @@ impl TensorSource for View {
     }
 }
 
+/// Source rows and columns that the transpose turns at a time: 16 kB on the stack, and whole cache lines on both sides.
+const TILE: [usize; 2] = [16, 256];
+
 /// Reads elements of the transpose, of shape [n, m], of a source matrix [m, n]: for each source row the piece of it that falls into
-/// the wanted rows of the result, spread over them. So the cost is that of the result, however small the pieces asked for.
+/// the wanted rows of the result. So the cost is that of the result, however small the pieces asked for.
 fn transpose(
     source: &dyn TensorSource,
     name: &str,
@@ -367,17 +370,20 @@ fn transpose(
     }
     let end = start + out.len();
     let rows = start / m..end.div_ceil(m);
-    // At most this many rows of the result at a time: the pieces stay in cache.
-    let mut piece = [0f32; 256];
-    for first in rows.clone().step_by(piece.len()) {
-        let count = piece.len().min(rows.end - first);
-        for column in 0..m {
-            let piece = &mut piece[..count];
-            source.read_f32(name, column * n + first, piece)?;
-            for (i, &x) in piece.iter().enumerate() {
-                let at = (first + i) * m + column;
-                if (start..end).contains(&at) {
-                    out[at - start] = x;
+    let mut tile = [[0f32; TILE[1]]; TILE[0]];
+    for first in rows.clone().step_by(TILE[1]) {
+        let count = TILE[1].min(rows.end - first);
+        for column in (0..m).step_by(TILE[0]) {
+            let columns = TILE[0].min(m - column);
+            for (c, piece) in tile[..columns].iter_mut().enumerate() {
+                source.read_f32(name, (column + c) * n + first, &mut piece[..count])?;
+            }
+            for row in first..first + count {
+                // The first and the last row of the result may be wanted in part only.
+                let at = row * m + column;
+                let wanted = at.max(start)..(at + columns).min(end);
+                for e in wanted {
+                    out[e - start] = tile[e - at][row - first];
                 }
             }
         }

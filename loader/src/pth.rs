@@ -24,14 +24,6 @@ pub(crate) fn is_legacy(data: &[u8]) -> bool {
         || data.get(257..262) == Some(b"ustar")
 }
 
-pub(crate) fn legacy_error(path: &Path) -> Error {
-    Error::unsupported(
-        path,
-        "a PyTorch file of the format before version 1.6; save it anew in Python: \
-         torch.save(torch.load(FILE, map_location=\"cpu\"), NEW_FILE)",
-    )
-}
-
 /// Reads a `torch.save` archive.
 pub(crate) fn open(file: MappedFile) -> Result<Weights> {
     let (path, data) = (file.path(), file.bytes());

@@ -7,7 +7,7 @@ use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
 use common::*;
-use selftok_loader::selftok::{Description, Role, SearchPath, SelftokConfig, SelftokFiles, Sources};
+use selftok_loader::selftok::{Description, Role, SearchPath, SelftokConfig, SelftokFiles, Sources, unused};
 use selftok_loader::{Generated, TensorSource, Vae, VaeConfig, Weights, write_safetensors_atomic};
 
 type Keys = BTreeMap<String, Vec<usize>>;
@@ -52,6 +52,9 @@ fn the_released_files_are_recognised_by_their_keys_and_shapes() {
     {
         let keys = released_keys(file);
         assert_eq!(keys.len(), 998);
+        // 4 of the schedule, 9 of the quantiser, 8 of layers that are constructed and not used.
+        let ignored = keys.keys().filter(|k| unused().iter().any(|p| p.matches(k).is_some()));
+        assert_eq!(ignored.count(), 21);
         let d = describe(keys.clone()).unwrap();
         assert_eq!((d.role, d.num_tokens, d.codebook_size, d.code_dim), (role, 512, 32768, 16));
         assert_eq!((d.patch, d.patch_values, d.canvas), (Some((16, 2)), 64, canvas));
