@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::config::SelftokConfig;
 use super::describe::{Description, Role};
 use crate::error::{Error, Result};
+use crate::source::TensorSource;
 use crate::vae::Vae;
 use crate::weights::Weights;
 
@@ -183,7 +184,28 @@ impl SelftokFiles {
 fn checkpoint(path: &Path) -> Result<Checkpoint> {
     let weights = Weights::open(path)?;
     let description = Description::of(&weights, path)?;
+    trained(&weights, description.role)?;
     Ok(Checkpoint { weights, description })
+}
+
+/// The original constructs these two as zeros and expects them from the file; a file that was saved before they were filled
+/// would encode every picture to token 0, or lose all positions, without any other sign.
+fn trained(weights: &Weights, role: Role) -> Result<()> {
+    let names: &[&str] = match role {
+        Role::Tokenizer => &["encoder.quantizer._codebook.embed", "model.pos_embed"],
+        Role::Renderer => &["encoder.quantizer._codebook.embed"],
+    };
+    for name in names {
+        let width = weights.require(name)?.shape.last().copied().unwrap_or(1);
+        let mut first = vec![0.0; width];
+        weights.read_f32(name, 0, &mut first)?;
+        if first.iter().all(|&x| x == 0.0) {
+            let what =
+                "its first row is all zeros: the file was saved before training, or from a part of the model";
+            return Err(Error::tensor(weights.path(), name, what));
+        }
+    }
+    Ok(())
 }
 
 /// True for the name of a checkpoint: `STEM….safetensors`, `.pth` and so on, but not one of several shards.
