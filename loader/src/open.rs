@@ -1,4 +1,5 @@
-//! From a path to [`Weights`]: which format a file is, judged by its first bytes, and which file of a folder is meant.
+//! From a path to [`Weights`]: which format a file is, judged by its first bytes, and which file of a folder is
+//! meant.
 //!
 //! A folder is a Hugging Face or diffusers model folder: an `*.index.json` with its shards, or `model.safetensors`,
 //! `diffusion_pytorch_model.safetensors`, `pytorch_model.bin`, or the only weights file there is.
@@ -29,8 +30,8 @@ pub(crate) fn open(path: &Path) -> Result<Weights> {
 
 /// Reads one file by its first bytes; the extension has no say.
 ///
-/// safetensors has no magic number: it begins with a length, which may look like anything, and `{` follows. So the order matters:
-/// `GGUF` as a length would be beyond the limit, and no other format has `{` as its ninth byte.
+/// safetensors has no magic number: it begins with a length, which may look like anything, and `{` follows. So the
+/// order matters: `GGUF` as a length would be beyond the limit, and no other format has `{` as its ninth byte.
 pub(crate) fn file(file: MappedFile) -> Result<Weights> {
     let (path, bytes) = (file.path(), file.bytes());
     if bytes.starts_with(b"GGUF") {

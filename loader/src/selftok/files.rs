@@ -1,6 +1,7 @@
 //! The files of a Selftok model, opened and held against each other.
 //!
-//! Each part is optional as long as no job asks for it; asking for one that is not there is an error that says which file has it.
+//! Each part is optional as long as no job asks for it; asking for one that is not there is an error that says which
+//! file has it.
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +45,8 @@ pub struct SelftokFiles {
 impl SelftokFiles {
     /// Opens a model and checks that its parts belong together.
     ///
-    /// Errors: a file that cannot be read, that is not what its name says, or that contradicts the configuration or another file.
+    /// Errors: a file that cannot be read, that is not what its name says, or that contradicts the configuration or
+    /// another file.
     pub fn open(sources: &Sources) -> Result<Self> {
         let model = &sources.model;
         let meta = std::fs::metadata(model).map_err(|e| Error::io(model, e))?;
@@ -188,8 +190,8 @@ fn checkpoint(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { weights, description })
 }
 
-/// The original constructs these two as zeros and expects them from the file; a file that was saved before they were filled
-/// would encode every picture to token 0, or lose all positions, without any other sign.
+/// The original constructs these two as zeros and expects them from the file; a file that was saved before they were
+/// filled would encode every picture to token 0, or lose all positions, without any other sign.
 fn trained(weights: &Weights, role: Role) -> Result<()> {
     let names: &[&str] = match role {
         Role::Tokenizer => &["encoder.quantizer._codebook.embed", "model.pos_embed"],
@@ -251,8 +253,8 @@ fn named(folder: &Path, role: Role) -> Result<Option<Checkpoint>> {
     Ok(Some(checkpoint))
 }
 
-/// The configuration: the one that is named, else the one of the folder, else what is known of the released family, else, for
-/// a single file of another family, the one beside it. It must not contradict any checkpoint.
+/// The configuration: the one that is named, else the one of the folder, else what is known of the released family,
+/// else, for a single file of another family, the one beside it. It must not contradict any checkpoint.
 fn config(
     sources: &Sources,
     folder: &Path,
@@ -268,7 +270,8 @@ fn config(
         (None, Some(derived)) => (sources.model.clone(), derived),
         (None, None) if beside.exists() => (beside.clone(), SelftokConfig::read(&beside)?),
         (None, None) => {
-            let what = "its shapes are not those of a released Selftok file, and the numbers of heads and the size of the picture \
+            let what = "its shapes are not those of a released Selftok file, and the numbers of heads and the size \
+                        of the picture \
                         are not in the tensors: a config.json must say them (beside it, or named with --config)";
             return Err(Error::unsupported(&sources.model, what));
         }
