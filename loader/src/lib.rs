@@ -1,12 +1,23 @@
 //! Weights and configurations, memory-mapped: safetensors (single, sharded), PyTorch `.pth`, GGUF.
 //!
-//! Whoever packs weights wants one thing: *the rows a..b of the tensor X as f32*. Whatever the file format, the dtype or the
-//! naming scheme, that is what [`TensorSource`] gives, without ever holding more than was asked for. Around it:
+//! Whoever packs weights wants one thing: *the rows a..b of the tensor X as f32*. Whatever the file format, the dtype
+//! or the naming scheme, that is what [`TensorSource`] gives, without ever holding more than was asked for. Around
+//! it:
 //!
 //! * [`Weights`]: files mapped and their headers checked; no lie of a header is believed.
 //! * [`check`]: all differences from what a model needs, in one message.
 //! * [`Dialect`]: tables that rename and rearrange while reading.
 //! * [`selftok`] and [`Vae`]: the folders of a model, its configuration, and whether the parts belong together.
+//!
+//! ```no_run
+//! use selftok_loader::{TensorSource, Weights};
+//!
+//! let weights = Weights::open("renderer_512_ckpt.pth")?; // or .safetensors, .gguf, an index of shards, a folder
+//! let mut rows = vec![0.0; 64 * 1536];
+//! weights.read_rows("model.final_layer.linear.weight", 0..64, &mut rows)?; // f32, whatever is stored
+//! weights.release("model.final_layer.linear.weight"); // packed: its pages may go
+//! # Ok::<(), selftok_loader::Error>(())
+//! ```
 
 mod check;
 mod convert;

@@ -68,6 +68,14 @@ fn metadata_and_tensors_are_read() {
     }
 }
 
+/// 123 tensors put `{` where safetensors has it.
+#[test]
+fn a_count_that_looks_like_a_safetensors_header_deceives_nobody() {
+    let names: Vec<String> = (0..123).map(|i| format!("t{i}")).collect();
+    let rows: Vec<TensorRow> = names.iter().map(|n| (n.as_str(), &[0u64][..], 0, 0)).collect();
+    assert_eq!(Weights::from_bytes("x", gguf(3, &[], &rows, &[])).unwrap().len(), 123);
+}
+
 #[test]
 fn every_lie_is_refused_with_a_sentence() {
     let tensors = |rows: &[TensorRow], data: usize| refused(&gguf(3, &[], rows, &vec![0; data]));

@@ -23,8 +23,8 @@ pub struct SelftokConfig {
     pub patch_size: usize,
     /// Tokens of one picture (K).
     pub num_tokens: usize,
-    /// Tokens that become visible in each fifth of the time axis, from t = 0 on; they add up to `num_tokens`. `None` where
-    /// it is not known (the released 1024-token files); only decoding by diffusion needs it.
+    /// Tokens that become visible in each fifth of the time axis, from t = 0 on; they add up to `num_tokens`. `None`
+    /// where it is not known (the released 1024-token files); only decoding by diffusion needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_stage: Option<Vec<usize>>,
     /// Codes in the codebook.

@@ -1,12 +1,14 @@
 //! The files of a Selftok model, opened and held against each other.
 //!
-//! Each part is optional as long as no job asks for it; asking for one that is not there is an error that says which file has it.
+//! Each part is optional as long as no job asks for it; asking for one that is not there is an error that says which
+//! file has it.
 
 use std::path::{Path, PathBuf};
 
 use super::config::SelftokConfig;
 use super::describe::{Description, Role};
 use crate::error::{Error, Result};
+use crate::source::TensorSource;
 use crate::vae::Vae;
 use crate::weights::Weights;
 
@@ -43,7 +45,8 @@ pub struct SelftokFiles {
 impl SelftokFiles {
     /// Opens a model and checks that its parts belong together.
     ///
-    /// Errors: a file that cannot be read, that is not what its name says, or that contradicts the configuration or another file.
+    /// Errors: a file that cannot be read, that is not what its name says, or that contradicts the configuration or
+    /// another file.
     pub fn open(sources: &Sources) -> Result<Self> {
         let model = &sources.model;
         let meta = std::fs::metadata(model).map_err(|e| Error::io(model, e))?;
@@ -183,7 +186,28 @@ impl SelftokFiles {
 fn checkpoint(path: &Path) -> Result<Checkpoint> {
     let weights = Weights::open(path)?;
     let description = Description::of(&weights, path)?;
+    trained(&weights, description.role)?;
     Ok(Checkpoint { weights, description })
+}
+
+/// The original constructs these two as zeros and expects them from the file; a file that was saved before they were
+/// filled would encode every picture to token 0, or lose all positions, without any other sign.
+fn trained(weights: &Weights, role: Role) -> Result<()> {
+    let names: &[&str] = match role {
+        Role::Tokenizer => &["encoder.quantizer._codebook.embed", "model.pos_embed"],
+        Role::Renderer => &["encoder.quantizer._codebook.embed"],
+    };
+    for name in names {
+        let width = weights.require(name)?.shape.last().copied().unwrap_or(1);
+        let mut first = vec![0.0; width];
+        weights.read_f32(name, 0, &mut first)?;
+        if first.iter().all(|&x| x == 0.0) {
+            let what =
+                "its first row is all zeros: the file was saved before training, or from a part of the model";
+            return Err(Error::tensor(weights.path(), name, what));
+        }
+    }
+    Ok(())
 }
 
 /// True for the name of a checkpoint: `STEM….safetensors`, `.pth` and so on, but not one of several shards.
@@ -229,8 +253,8 @@ fn named(folder: &Path, role: Role) -> Result<Option<Checkpoint>> {
     Ok(Some(checkpoint))
 }
 
-/// The configuration: the one that is named, else the one of the folder, else what is known of the released family, else, for
-/// a single file of another family, the one beside it. It must not contradict any checkpoint.
+/// The configuration: the one that is named, else the one of the folder, else what is known of the released family,
+/// else, for a single file of another family, the one beside it. It must not contradict any checkpoint.
 fn config(
     sources: &Sources,
     folder: &Path,
@@ -246,7 +270,8 @@ fn config(
         (None, Some(derived)) => (sources.model.clone(), derived),
         (None, None) if beside.exists() => (beside.clone(), SelftokConfig::read(&beside)?),
         (None, None) => {
-            let what = "its shapes are not those of a released Selftok file, and the numbers of heads and the size of the picture \
+            let what = "its shapes are not those of a released Selftok file, and the numbers of heads and the size \
+                        of the picture \
                         are not in the tensors: a config.json must say them (beside it, or named with --config)";
             return Err(Error::unsupported(&sources.model, what));
         }

@@ -1,8 +1,8 @@
 //! What a Selftok model is on disk: a folder of the project's own format, or one checkpoint as it was released.
 //!
-//! The original loads any file into any configuration in silence and fails late or never; here the shapes of a checkpoint are
-//! read first ([`Description`]), held against the configuration ([`SelftokConfig`]) and against each other, and every
-//! contradiction is an error that names both sides.
+//! The original loads any file into any configuration in silence and fails late or never; here the shapes of a
+//! checkpoint are read first ([`Description`]), held against the configuration ([`SelftokConfig`]) and against each
+//! other, and every contradiction is an error that names both sides.
 
 mod config;
 mod describe;
@@ -16,8 +16,8 @@ pub use search::SearchPath;
 
 use crate::pattern::Pattern;
 
-/// Tensors of a released checkpoint that inference never reads: the training schedule, the quantiser's statistics, and layers
-/// that the released configurations construct but do not use.
+/// Tensors of a released checkpoint that inference never reads: the training schedule, the quantiser's statistics,
+/// and layers that the released configurations construct but do not use.
 pub fn unused() -> Vec<Pattern> {
     [
         "diffusion.*",
