@@ -33,7 +33,7 @@ pub enum BindError {
         source_label: String,
     },
     /// The source failed.
-    #[error("weight '{name}' cannot be read")]
+    #[error("weight '{name}' cannot be read: {source}")]
     ReadWeight {
         /// The tensor.
         name: String,
@@ -74,7 +74,7 @@ pub enum BindError {
         what: String,
     },
     /// A matrix product or convolution that cannot be prepared.
-    #[error("{step}")]
+    #[error("{step}: {source}")]
     Gemm {
         /// Scope and kernel.
         step: String,
@@ -83,7 +83,7 @@ pub enum BindError {
         source: GemmError,
     },
     /// A codebook that cannot be packed.
-    #[error("{step}")]
+    #[error("{step}: {source}")]
     Codebook {
         /// Scope and kernel.
         step: String,
@@ -92,7 +92,7 @@ pub enum BindError {
         source: CodebookError,
     },
     /// A kernel that computes constants failed.
-    #[error("constants")]
+    #[error("constants: {0}")]
     Constants(#[source] RunError),
 }
 
