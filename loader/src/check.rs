@@ -1,5 +1,5 @@
-//! Are these the tensors that the model needs? All differences in one report, so that a wrong file is understood at once
-//! instead of name by name.
+//! Are these the tensors that the model needs? All differences in one report, so that a wrong file is understood at
+//! once instead of name by name.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -76,7 +76,8 @@ impl Report {
     }
 }
 
-/// Compares a collection with the list of what is needed. Names that match an `ignore` pattern are neither read nor reported.
+/// Compares a collection with the list of what is needed. Names that match an `ignore` pattern are neither read nor
+/// reported.
 ///
 /// Errors: [`Error::Mismatch`] with every missing, unexpected, misshapen and mistyped tensor.
 pub fn check(source: &dyn TensorSource, expected: &[Expected], ignore: &[Pattern]) -> Result<()> {
@@ -130,7 +131,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Writes one group; names that differ in their first number alone (the layers of a stack) and say the same become one line.
+/// Writes one group; names that differ in their first number alone (the layers of a stack) and say the same become
+/// one line.
 fn group(f: &mut fmt::Formatter<'_>, title: &str, items: Vec<(String, String)>) -> fmt::Result {
     if items.is_empty() {
         return Ok(());

@@ -1,15 +1,16 @@
 //! Stored bytes → f32, for every dtype, from any element on and without needing alignment.
 //!
-//! Mapped tensors start wherever the file puts them, so no slice is ever reinterpreted: each element is assembled from its
-//! little-endian bytes, which compiles to plain vector loads.
+//! Mapped tensors start wherever the file puts them, so no slice is ever reinterpreted: each element is assembled
+//! from its little-endian bytes, which compiles to plain vector loads.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::dtype::DType;
 
-/// Reads `out.len()` elements from element `start` on. `bytes` is the whole tensor and holds at least `start + out.len()`
-/// elements (the caller has checked). Integers beyond 2^24 round to the nearest f32, as `as f32` does; BOOL gives 0 or 1.
+/// Reads `out.len()` elements from element `start` on. `bytes` is the whole tensor and holds at least `start +
+/// out.len()` elements (the caller has checked). Integers beyond 2^24 round to the nearest f32, as `as f32` does;
+/// BOOL gives 0 or 1.
 pub(crate) fn to_f32(dtype: DType, bytes: &[u8], start: usize, out: &mut [f32]) {
     match dtype {
         DType::F32 => each(bytes, start, out, f32::from_le_bytes),

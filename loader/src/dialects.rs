@@ -4,8 +4,9 @@ use crate::names::{Dialect, Transform};
 
 /// GGUF names of a causal transformer → those of Hugging Face (`model.layers.{i}.…`).
 ///
-/// llama.cpp stores q and k of the architecture `llama` with its rows permuted (see [`Transform::Unpermute`]); others, such as
-/// `qwen2` and `qwen3`, keep theirs. `heads` and `kv_heads` are `ARCH.attention.head_count` and `…head_count_kv`.
+/// llama.cpp stores q and k of the architecture `llama` with its rows permuted (see [`Transform::Unpermute`]);
+/// others, such as `qwen2` and `qwen3`, keep theirs. `heads` and `kv_heads` are `ARCH.attention.head_count` and
+/// `…head_count_kv`.
 pub fn gguf(architecture: &str, heads: usize, kv_heads: usize) -> Dialect {
     let order = |heads| match architecture {
         "llama" => Transform::Unpermute { heads },
@@ -40,7 +41,8 @@ pub fn gguf(architecture: &str, heads: usize, kv_heads: usize) -> Dialect {
     table
 }
 
-/// Autoencoders saved by old versions of diffusers: `query`, `key`, `value`, `proj_attn` → `to_q`, `to_k`, `to_v`, `to_out.0`.
+/// Autoencoders saved by old versions of diffusers: `query`, `key`, `value`, `proj_attn` → `to_q`, `to_k`, `to_v`,
+/// `to_out.0`.
 pub fn old_diffusers_vae() -> Dialect {
     let pairs = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
     pairs.into_iter().fold(Dialect::new(), |table, (old, new)| {

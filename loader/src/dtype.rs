@@ -1,7 +1,8 @@
 //! Element types of stored tensors.
 //!
-//! A quantised GGUF format is a dtype like any other: its unit of storage is a block of 32 elements along the last axis,
-//! while for plain types the block is one element. Everything that counts bytes goes through [`DType::bytes_of`].
+//! A quantised GGUF format is a dtype like any other: its unit of storage is a block of 32 elements along the last
+//! axis, while for plain types the block is one element. Everything that counts bytes goes through
+//! [`DType::bytes_of`].
 
 use std::fmt;
 
@@ -34,7 +35,8 @@ pub enum DType {
     /// GGUF Q4_0: blocks of 32 elements in 18 bytes: f16 scale `d`, then 16 bytes of nibbles; x = d·(q − 8).
     /// Byte j holds element j in its low nibble and element j + 16 in its high nibble.
     Q4_0,
-    /// GGUF Q4_1: blocks of 32 elements in 20 bytes: f16 scale `d`, f16 minimum `m`, then nibbles as in Q4_0; x = d·q + m.
+    /// GGUF Q4_1: blocks of 32 elements in 20 bytes: f16 scale `d`, f16 minimum `m`, then nibbles as in Q4_0; x = d·q
+    /// + m.
     Q4_1,
 }
 
@@ -120,7 +122,8 @@ impl fmt::Display for DType {
 
 /// Number of elements of a shape; `None` on overflow. An empty shape is a scalar with one element.
 pub(crate) fn checked_numel(shape: &[usize]) -> Option<usize> {
-    // A zero anywhere makes the product zero, whatever the others are; without this rule [2^40, 2^40, 0] would overflow.
+    // A zero anywhere makes the product zero, whatever the others are; without this rule [2^40, 2^40, 0] would
+    // overflow.
     if shape.contains(&0) {
         return Some(0);
     }

@@ -31,9 +31,9 @@ impl MappedFile {
         if meta.len() == 0 {
             return Err(Error::unsupported(path, "the file is empty (an interrupted download?)"));
         }
-        // SAFETY: the map is private to this value, read-only, and only ever seen as `&[u8]` through plain loads. The invariant
-        // that no one truncates or rewrites the file meanwhile is the operator's, as for every program that maps its weights;
-        // our own writer replaces files by rename and so never changes a mapped one.
+        // SAFETY: the map is private to this value, read-only, and only ever seen as `&[u8]` through plain loads. The
+        // invariant that no one truncates or rewrites the file meanwhile is the operator's, as for every program that
+        // maps its weights; our own writer replaces files by rename and so never changes a mapped one.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         Ok(MappedFile { path: path.to_owned(), storage: Storage::Map(map) })
     }
@@ -61,8 +61,8 @@ impl MappedFile {
             && range.start < range.end
             && range.end <= map.len()
         {
-            // SAFETY: MADV_DONTNEED on a read-only mapping of a file never loses data: the next load faults the same bytes in
-            // again, so every `&[u8]` into the map stays valid. The range was checked to lie inside the map.
+            // SAFETY: MADV_DONTNEED on a read-only mapping of a file never loses data: the next load faults the same
+            // bytes in again, so every `&[u8]` into the map stays valid. The range was checked to lie inside the map.
             let _ = unsafe {
                 map.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,

@@ -1,9 +1,9 @@
 //! Name tables: how the tensors of a file become those that a model asks for.
 //!
-//! A table ([`Dialect`]) is data: each rule says which source names (patterns) give which target name and through which
-//! rearrangement. Applying it makes a [`View`], a [`TensorSource`] of its own that rearranges while it reads, so that renaming
-//! nine gigabytes copies nothing. All rearrangements but the transpose map runs of the result to runs of the source, found by
-//! one function; the transpose gathers column pieces.
+//! A table ([`Dialect`]) is data: each rule says which source names (patterns) give which target name and through
+//! which rearrangement. Applying it makes a [`View`], a [`TensorSource`] of its own that rearranges while it reads,
+//! so that renaming nine gigabytes copies nothing. All rearrangements but the transpose map runs of the result to
+//! runs of the source, found by one function; the transpose gathers column pieces.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -60,7 +60,8 @@ struct Rule {
     transform: Transform,
 }
 
-/// A table of names. A source name that no rule mentions keeps its name; one that several rules mention goes to all of them.
+/// A table of names. A source name that no rule mentions keeps its name; one that several rules mention goes to all
+/// of them.
 #[derive(Debug, Clone, Default)]
 pub struct Dialect {
     rules: Vec<Rule>,
@@ -77,8 +78,8 @@ impl Dialect {
         self.rule(&[from], to, Transform::Identity)
     }
 
-    /// Adds a rule. For every source name that matches the first pattern of `from`, the other patterns and `to` are filled with
-    /// what its letters and stars stood for. All transforms but `Concat` take one source.
+    /// Adds a rule. For every source name that matches the first pattern of `from`, the other patterns and `to` are
+    /// filled with what its letters and stars stood for. All transforms but `Concat` take one source.
     pub fn rule(mut self, from: &[&str], to: &str, transform: Transform) -> Self {
         let from = from.iter().map(|p| Pattern::new(p)).collect();
         self.rules.push(Rule { from, to: Pattern::new(to), transform });
@@ -246,8 +247,8 @@ fn resolve(transform: &Transform, infos: &[TensorInfo]) -> Result<(TensorInfo, O
 }
 
 impl Op {
-    /// Where element `e` of the result lies: which part, which element of it, and for how many elements the two run together.
-    /// The transpose has no runs; the caller treats it apart.
+    /// Where element `e` of the result lies: which part, which element of it, and for how many elements the two run
+    /// together. The transpose has no runs; the caller treats it apart.
     fn locate(&self, e: usize) -> (usize, usize, usize) {
         match self {
             Op::Identity | Op::Transpose => (0, e, usize::MAX),
@@ -352,8 +353,13 @@ impl TensorSource for View {
     }
 }
 
-/// Reads elements of the transpose, of shape [n, m], of a source matrix [m, n]: for each source row the piece of it that falls into
-/// the wanted rows of the result, spread over them. So the cost is that of the result, however small the pieces asked for.
+/// Source rows and columns that the transpose turns at a time: 16 kB on the stack, and whole cache lines on both
+/// sides.
+const TILE: [usize; 2] = [16, 256];
+
+/// Reads elements of the transpose, of shape [n, m], of a source matrix [m, n]: for each source row the piece of it
+/// that falls into the wanted rows of the result. So the cost is that of the result, however small the pieces asked
+/// for.
 fn transpose(
     source: &dyn TensorSource,
     name: &str,
@@ -367,17 +373,20 @@ fn transpose(
     }
     let end = start + out.len();
     let rows = start / m..end.div_ceil(m);
-    // At most this many rows of the result at a time: the pieces stay in cache.
-    let mut piece = [0f32; 256];
-    for first in rows.clone().step_by(piece.len()) {
-        let count = piece.len().min(rows.end - first);
-        for column in 0..m {
-            let piece = &mut piece[..count];
-            source.read_f32(name, column * n + first, piece)?;
-            for (i, &x) in piece.iter().enumerate() {
-                let at = (first + i) * m + column;
-                if (start..end).contains(&at) {
-                    out[at - start] = x;
+    let mut tile = [[0f32; TILE[1]]; TILE[0]];
+    for first in rows.clone().step_by(TILE[1]) {
+        let count = TILE[1].min(rows.end - first);
+        for column in (0..m).step_by(TILE[0]) {
+            let columns = TILE[0].min(m - column);
+            for (c, piece) in tile[..columns].iter_mut().enumerate() {
+                source.read_f32(name, (column + c) * n + first, &mut piece[..count])?;
+            }
+            for row in first..first + count {
+                // The first and the last row of the result may be wanted in part only.
+                let at = row * m + column;
+                let wanted = at.max(start)..(at + columns).min(end);
+                for e in wanted {
+                    out[e - start] = tile[e - at][row - first];
                 }
             }
         }

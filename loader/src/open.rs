@@ -1,4 +1,5 @@
-//! From a path to [`Weights`]: which format a file is, judged by its first bytes, and which file of a folder is meant.
+//! From a path to [`Weights`]: which format a file is, judged by its first bytes, and which file of a folder is
+//! meant.
 //!
 //! A folder is a Hugging Face or diffusers model folder: an `*.index.json` with its shards, or `model.safetensors`,
 //! `diffusion_pytorch_model.safetensors`, `pytorch_model.bin`, or the only weights file there is.
@@ -28,33 +29,31 @@ pub(crate) fn open(path: &Path) -> Result<Weights> {
 }
 
 /// Reads one file by its first bytes; the extension has no say.
+///
+/// safetensors has no magic number: it begins with a length, which may look like anything, and `{` follows. So the
+/// order matters: `GGUF` as a length would be beyond the limit, and no other format has `{` as its ninth byte.
 pub(crate) fn file(file: MappedFile) -> Result<Weights> {
     let (path, bytes) = (file.path(), file.bytes());
-    if bytes.starts_with(b"version https://git-lfs") {
-        return Err(Error::unsupported(
-            path,
-            "a Git LFS pointer, not the weights: run `git lfs pull` where it came from",
-        ));
-    }
-    if matches!(bytes.trim_ascii_start(), [b'<', ..]) {
-        return Err(Error::unsupported(path, "a web page, not weights: the download went wrong"));
-    }
-    if bytes.starts_with(b"PK") {
-        return pth::open(file);
-    }
     if bytes.starts_with(b"GGUF") {
         return Weights::from_gguf(file);
-    }
-    if pth::is_legacy(bytes) {
-        return Err(pth::legacy_error(path));
     }
     if bytes.get(8) == Some(&b'{') || bytes.len() < 8 {
         return Weights::from_safetensors(file);
     }
-    Err(Error::unsupported(
-        path,
-        "neither safetensors, nor a PyTorch .pth (zip format), nor GGUF: its first bytes are of no known format",
-    ))
+    if bytes.starts_with(b"PK") {
+        return pth::open(file);
+    }
+    let what = if pth::is_legacy(bytes) {
+        "a PyTorch file of the format before version 1.6; save it anew in Python: \
+         torch.save(torch.load(FILE, map_location=\"cpu\"), NEW_FILE)"
+    } else if bytes.starts_with(b"version https://git-lfs") {
+        "a Git LFS pointer, not the weights: run `git lfs pull` where it came from"
+    } else if matches!(bytes[..bytes.len().min(64)].trim_ascii_start(), [b'<', ..]) {
+        "a web page, not weights: the download went wrong"
+    } else {
+        "neither safetensors, nor a PyTorch .pth (zip format), nor GGUF: its first bytes are of no known format"
+    };
+    Err(Error::unsupported(path, what))
 }
 
 fn folder(path: &Path) -> Result<Weights> {

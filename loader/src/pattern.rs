@@ -1,7 +1,7 @@
 //! Patterns over tensor names, such as `model.layers.{i}.attn.weight` or `diffusion.*`.
 //!
-//! `{x}`, with any letter, stands for one decimal number; `*` stands for any run of characters, possibly empty and with dots.
-//! Everything else stands for itself. Used by the rules of what to ignore and by the name tables.
+//! `{x}`, with any letter, stands for one decimal number; `*` stands for any run of characters, possibly empty and
+//! with dots. Everything else stands for itself. Used by the rules of what to ignore and by the name tables.
 
 /// A parsed pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]

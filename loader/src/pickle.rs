@@ -1,10 +1,10 @@
 //! The pickle of a state dict, read without running anything.
 //!
-//! Pickle is a program for a stack machine that may call any function Python can import, which is why opening a checkpoint
-//! from the internet with Python can run its author's code. This machine knows the opcodes and the few names that
-//! `torch.save(model.state_dict())` writes, and what they build are plain nodes in an arena; every other opcode or name is an error
-//! that names it. Nodes refer to each other by index, so shared and even cyclic structures cost nothing to hold or to free,
-//! and no nesting can exhaust the stack of the reader.
+//! Pickle is a program for a stack machine that may call any function Python can import, which is why opening a
+//! checkpoint from the internet with Python can run its author's code. This machine knows the opcodes and the few
+//! names that `torch.save(model.state_dict())` writes, and what they build are plain nodes in an arena; every other
+//! opcode or name is an error that names it. Nodes refer to each other by index, so shared and even cyclic structures
+//! cost nothing to hold or to free, and no nesting can exhaust the stack of the reader.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,7 +13,8 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, shorten};
 
 const FORMAT: &str = "PyTorch pickle";
-/// A state dict of 1,000 tensors is 200 kB and 20,000 nodes; these bounds hold memory to a few hundred megabytes at worst.
+/// A state dict of 1,000 tensors is 200 kB and 20,000 nodes; these bounds hold memory to a few hundred megabytes at
+/// worst.
 const MAX_BYTES: usize = 64 << 20;
 const MAX_NODES: usize = 1 << 21;
 const MAX_MARKS: usize = 1 << 12;

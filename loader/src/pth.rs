@@ -1,8 +1,10 @@
-//! PyTorch checkpoints: `torch.save` since version 1.6 writes a zip archive with `NAME/data.pkl`, the structure, and one
-//! uncompressed `NAME/data/KEY` for each storage. The structure is read by [`crate::pickle`]; the storages stay in the map.
+//! PyTorch checkpoints: `torch.save` since version 1.6 writes a zip archive with `NAME/data.pkl`, the structure, and
+//! one uncompressed `NAME/data/KEY` for each storage. The structure is read by [`crate::pickle`]; the storages stay
+//! in the map.
 //!
-//! What is inside may be wrapped: a training checkpoint holds its state dict under `state_dict`, `module` or `model`, and a
-//! distributed or compiled one puts `module.` or `_orig_mod.` before every name. Both are undone, if they apply to all.
+//! What is inside may be wrapped: a training checkpoint holds its state dict under `state_dict`, `module` or `model`,
+//! and a distributed or compiled one puts `module.` or `_orig_mod.` before every name. Both are undone, if they apply
+//! to all.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,18 +20,11 @@ const FORMAT: &str = "PyTorch .pth";
 const WRAPPERS: [&str; 5] = ["state_dict", "model_state_dict", "module", "model", "params"];
 const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
 
-/// True for the format before PyTorch 1.6: a bare pickle (protocol 2 of the number 0x1950a86a20f9469cfc6c), or a tar archive.
+/// True for the format before PyTorch 1.6: a bare pickle (protocol 2 of the number 0x1950a86a20f9469cfc6c), or a tar
+/// archive.
 pub(crate) fn is_legacy(data: &[u8]) -> bool {
     data.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")
         || data.get(257..262) == Some(b"ustar")
-}
-
-pub(crate) fn legacy_error(path: &Path) -> Error {
-    Error::unsupported(
-        path,
-        "a PyTorch file of the format before version 1.6; save it anew in Python: \
-         torch.save(torch.load(FILE, map_location=\"cpu\"), NEW_FILE)",
-    )
 }
 
 /// Reads a `torch.save` archive.
@@ -74,7 +69,8 @@ pub(crate) fn open(file: MappedFile) -> Result<Weights> {
     Weights::new(&label, vec![file], entries, HashMap::new())
 }
 
-/// The dict that holds tensors: the root, or what it wraps. Entries that are no tensors (an epoch, a configuration) are left out.
+/// The dict that holds tensors: the root, or what it wraps. Entries that are no tensors (an epoch, a configuration)
+/// are left out.
 fn state_dict<'a>(path: &Path, pickle: &'a Pickle) -> Result<Vec<(&'a str, &'a TensorRecord)>> {
     let node = |id: Id| &pickle.nodes[id as usize];
     let mut root = pickle.root;

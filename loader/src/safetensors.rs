@@ -1,8 +1,8 @@
 //! The safetensors header, by hand.
 //!
-//! The format is eight bytes of length, a JSON object, and data. The `safetensors` crate reads it well, but keeps the last of
-//! two tensors of one name in silence and reports a lie without naming the tensor; so the header is read here, with every
-//! invariant of the format checked before anything as large as the file is allocated:
+//! The format is eight bytes of length, a JSON object, and data. The `safetensors` crate reads it well, but keeps the
+//! last of two tensors of one name in silence and reports a lie without naming the tensor; so the header is read
+//! here, with every invariant of the format checked before anything as large as the file is allocated:
 //!
 //! 1. the header fits in the file and in 100 MB (the limit of the reference implementation) and is a JSON object;
 //! 2. no name comes twice; every dtype is known;

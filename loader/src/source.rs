@@ -1,5 +1,6 @@
-//! Where weights come from, as a trait: mapped files in production, a rule that generates them in tests (two thousand million
-//! parameters cannot be held at once), a renamed view of either. Whoever packs weights reads them through this and nothing else.
+//! Where weights come from, as a trait: mapped files in production, a rule that generates them in tests (two thousand
+//! million parameters cannot be held at once), a renamed view of either. Whoever packs weights reads them through
+//! this and nothing else.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -55,8 +56,8 @@ pub trait TensorSource: Send + Sync {
         None
     }
 
-    /// Copies the stored bytes of whole rows (see [`TensorInfo::rows`]), for formats that are kept as they are, such as
-    /// quantised blocks. `out` must be exactly as long as those rows.
+    /// Copies the stored bytes of whole rows (see [`TensorInfo::rows`]), for formats that are kept as they are, such
+    /// as quantised blocks. `out` must be exactly as long as those rows.
     ///
     /// Errors: no such tensor, rows outside it, wrong length of `out`, or the source has no stored bytes for it.
     fn read_rows_raw(&self, name: &str, rows: Range<usize>, out: &mut [u8]) -> Result<()> {
@@ -69,8 +70,8 @@ pub trait TensorSource: Send + Sync {
         Ok(())
     }
 
-    /// Tells the source that the tensor has been packed, so that its pages can go. It may be read again, at the price of
-    /// fetching it again.
+    /// Tells the source that the tensor has been packed, so that its pages can go. It may be read again, at the price
+    /// of fetching it again.
     fn release(&self, name: &str) {
         let _ = name;
     }
@@ -148,8 +149,8 @@ pub struct Generated {
 }
 
 impl Generated {
-    /// A source of f32 tensors of these names and shapes, whose elements the rule computes. If a name comes twice, the last
-    /// shape counts.
+    /// A source of f32 tensors of these names and shapes, whose elements the rule computes. If a name comes twice,
+    /// the last shape counts.
     pub fn new(
         tensors: impl IntoIterator<Item = (String, Vec<usize>)>,
         rule: impl Fn(&str, usize, &mut [f32]) + Send + Sync + 'static,

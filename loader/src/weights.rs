@@ -1,7 +1,8 @@
 //! An open collection of named tensors, whatever file format they lie in.
 //!
-//! Opening maps the files and reads headers only; the bytes of a tensor are borrowed from the map and reach memory when first
-//! touched. So opening nine gigabytes takes milliseconds, and packing needs room for the packed copy alone.
+//! Opening maps the files and reads headers only; the bytes of a tensor are borrowed from the map and reach memory
+//! when first touched. So opening nine gigabytes takes milliseconds, and packing needs room for the packed copy
+//! alone.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,8 +16,8 @@ use crate::mapped::MappedFile;
 use crate::source::{TensorInfo, TensorSource, check_range};
 use crate::{open, safetensors};
 
-/// One tensor of a file: where its bytes lie. Parsers guarantee that the range is inside the file and as long as shape and
-/// dtype say.
+/// One tensor of a file: where its bytes lie. Parsers guarantee that the range is inside the file and as long as
+/// shape and dtype say.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub name: String,
@@ -45,8 +46,8 @@ impl Tensor<'_> {
         checked_numel(self.shape).unwrap_or(usize::MAX)
     }
 
-    /// Reads the elements `elements` (row-major) as f32 into `out`, which must have their number. Nothing else is converted
-    /// or copied. I64 and I32 beyond 2^24 round to the nearest f32.
+    /// Reads the elements `elements` (row-major) as f32 into `out`, which must have their number. Nothing else is
+    /// converted or copied. I64 and I32 beyond 2^24 round to the nearest f32.
     ///
     /// Errors: a range outside the tensor or not as long as `out`.
     pub fn to_f32_into(&self, elements: Range<usize>, out: &mut [f32]) -> Result<()> {
@@ -77,8 +78,8 @@ impl std::fmt::Debug for Weights {
 }
 
 impl Weights {
-    /// Opens a file of weights (its format is judged by its first bytes), an `*.index.json` with its shards, or a folder that
-    /// holds one of those under the usual names of Hugging Face and diffusers.
+    /// Opens a file of weights (its format is judged by its first bytes), an `*.index.json` with its shards, or a
+    /// folder that holds one of those under the usual names of Hugging Face and diffusers.
     ///
     /// Errors: the file cannot be read, its format is not known, or it contradicts its format.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {

@@ -9,11 +9,11 @@ use crate::dtype::{DType, checked_numel};
 use crate::error::{Error, Result};
 use crate::weights::Tensor;
 
-/// Writes the tensors to a temporary file beside `path`, flushes it to the disk, and renames it into place. A file that was
-/// there, mapped or not, stays whole until the rename.
+/// Writes the tensors to a temporary file beside `path`, flushes it to the disk, and renames it into place. A file
+/// that was there, mapped or not, stays whole until the rename.
 ///
-/// Errors: a name twice (or `__metadata__`), a dtype that safetensors does not know, bytes that do not fit the shape, and
-/// what the system says; on any error the temporary file is removed and `path` is as it was.
+/// Errors: a name twice (or `__metadata__`), a dtype that safetensors does not know, bytes that do not fit the shape,
+/// and what the system says; on any error the temporary file is removed and `path` is as it was.
 pub fn write_safetensors_atomic(
     path: &Path,
     tensors: &[Tensor<'_>],

@@ -1,8 +1,8 @@
 //! The directory of a zip archive, by hand: only where each entry lies.
 //!
-//! `torch.save` stores its entries uncompressed, and the point of reading them is to leave them where they are, in the map. So
-//! all that is needed of zip is its central directory with the 64-bit extension (a released checkpoint has nine gigabytes);
-//! that is less code than adapting a library whose purpose is to decompress streams.
+//! `torch.save` stores its entries uncompressed, and the point of reading them is to leave them where they are, in
+//! the map. So all that is needed of zip is its central directory with the 64-bit extension (a released checkpoint
+//! has nine gigabytes); that is less code than adapting a library whose purpose is to decompress streams.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,8 +23,8 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Reads the directory of the archive `data`. A compressed or encrypted entry, a name that comes twice and a range outside
-    /// the file are errors.
+    /// Reads the directory of the archive `data`. A compressed or encrypted entry, a name that comes twice and a
+    /// range outside the file are errors.
     pub fn parse(path: &Path, data: &[u8]) -> Result<Self> {
         let bad = |what: &str| Error::corrupt(path, FORMAT, what);
         let (mut at, end, count) = directory(data)
@@ -50,7 +50,8 @@ impl Archive {
             }
             if u16_at(record, 10) != 0 {
                 let what = format!(
-                    "entry `{}` is compressed; torch.save does not compress: unpack the archive and pack it with `zip -0`, or save it anew",
+                    "entry `{}` is compressed; torch.save does not compress: unpack the archive \
+                     and pack it with `zip -0`, or save it anew",
                     shorten(name)
                 );
                 return Err(Error::unsupported(path, what));
@@ -124,7 +125,8 @@ fn sizes(record: &[u8], mut extra: &[u8]) -> Option<(u64, u64, u64)> {
     Some((size, packed, offset))
 }
 
-/// The bytes of an entry: behind its local header, whose name and extra field may differ in length from the directory's.
+/// The bytes of an entry: behind its local header, whose name and extra field may differ in length from the
+/// directory's.
 fn content(data: &[u8], offset: u64, size: u64) -> Option<Range<usize>> {
     let offset = usize::try_from(offset).ok()?;
     let header = data.get(offset..offset.checked_add(30)?).filter(|h| h.starts_with(LOCAL))?;

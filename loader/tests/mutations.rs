@@ -1,5 +1,5 @@
-//! No input may panic or take much memory: thousands of seeded mutations of real files, each opened and, if it still opens,
-//! read. The allocator of this test counts, so that "much" is a number.
+//! No input may panic or take much memory: thousands of seeded mutations of real files, each opened and, if it still
+//! opens, read. The allocator of this test counts, so that "much" is a number.
 
 mod common;
 

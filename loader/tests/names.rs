@@ -67,6 +67,21 @@ fn rearrangements_give_what_they_say() {
     says(&message(view.read_f32("l.0.t", 20, &mut rows)), &["l.0.t", "20..32", "it has 24"]);
 }
 
+#[test]
+fn a_matrix_larger_than_a_tile_is_transposed_in_any_piece() {
+    let (m, n) = (37, 530);
+    let view =
+        Dialect::new().rule(&["w"], "t", Transform::Transpose).apply(counting(&[("w", &[m, n])])).unwrap();
+    let want: Vec<f32> = (0..n * m).map(|e| (e % m * n + e / m) as f32).collect();
+    for (start, end) in
+        [(0, n * m), (5, 6), (30, 45), (1000, 12000), (m * 256 - 3, m * 512 + 3), (n * m - 1, n * m), (7, 7)]
+    {
+        let mut piece = vec![f32::NAN; end - start];
+        view.read_f32("t", start, &mut piece).unwrap();
+        assert_eq!(piece, want[start..end], "{start}..{end}");
+    }
+}
+
 /// The forward permutation, as llama.cpp's converter does it: reshape(heads, 2, head_dim/2, …).swapaxes(1, 2).
 fn permute(rows: &[Vec<f32>], heads: usize) -> Vec<Vec<f32>> {
     let head_dim = rows.len() / heads;

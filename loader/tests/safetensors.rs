@@ -95,6 +95,17 @@ fn files_that_are_something_else_say_what_they_are() {
     says(&message(Weights::open(dir.path().join("none"))), &["none", "No such file"]);
 }
 
+/// The file begins with the length of its header, and that may look like the start of another format.
+#[test]
+fn a_length_that_looks_like_a_magic_number_deceives_nobody() {
+    for length in [u16::from_le_bytes(*b" <"), u16::from_le_bytes(*b"<<"), u16::from_le_bytes(*b"PK")] {
+        let mut header = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#.to_owned();
+        header.push_str(&" ".repeat(length as usize - header.len()));
+        let file = safetensors(&header, &[7]);
+        assert_eq!(Weights::from_bytes("x", file).unwrap().to_f32("a").unwrap(), [7.0], "{length:#x}");
+    }
+}
+
 #[test]
 fn written_files_replace_atomically_and_read_back() {
     let dir = tempfile::tempdir().unwrap();

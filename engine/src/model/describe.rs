@@ -74,8 +74,8 @@ pub struct DecoderShape {
 impl Description {
     /// Reads the shapes (and nothing else) of a checkpoint. `path` is for messages.
     ///
-    /// Errors: it is no Selftok checkpoint (and what it seems to be), a tensor that decides is missing or has an impossible
-    /// shape, or two tensors contradict each other.
+    /// Errors: it is no Selftok checkpoint (and what it seems to be), a tensor that decides is missing or has an
+    /// impossible shape, or two tensors contradict each other.
     pub fn of(source: &dyn TensorSource, path: &Path) -> Result<Self> {
         let has = |name: &str| source.info(name).is_some();
         let role = match (has("model.mask_token"), has("model.x_embedder.proj.weight")) {
@@ -148,7 +148,8 @@ impl Description {
             let values = embed[1].checked_mul(embed[2]).and_then(|n| n.checked_mul(embed[3]));
             if embed[2] != embed[3] || values != Some(patch_values) || patch.is_some_and(|p| p != found) {
                 let what = format!(
-                    "its shape {embed:?} does not agree with the {patch_values} values of a patch in model.final_layer.linear.weight"
+                    "its shape {embed:?} does not agree with the {patch_values} values of a patch in \
+                     model.final_layer.linear.weight"
                 );
                 return Err(Error::tensor(path, name, what));
             }
@@ -178,8 +179,8 @@ impl Description {
     }
 
     /// The configuration of a released file, which has none beside it: the shapes, and what is known of the family
-    /// (`Enc-Qformer-Uni-XL/2` with 4 and 8 heads, heads of 64 in the trunk, pictures of 256 pixels, an autoencoder that
-    /// divides by 8; the stages of the 512-token files).
+    /// (`Enc-Qformer-Uni-XL/2` with 4 and 8 heads, heads of 64 in the trunk, pictures of 256 pixels, an autoencoder
+    /// that divides by 8; the stages of the 512-token files).
     ///
     /// `None` if the shapes are not those of the released family: then a `config.json` must say it.
     pub fn released_config(&self) -> Option<Config> {

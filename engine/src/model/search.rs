@@ -44,7 +44,8 @@ impl SearchPath {
         }
     }
 
-    /// The first place that has a model. A `$SELFTOK_MODEL` that does not exist is an error, not a reason to look elsewhere.
+    /// The first place that has a model. A `$SELFTOK_MODEL` that does not exist is an error, not a reason to look
+    /// elsewhere.
     ///
     /// Errors: none has one; the message lists them all.
     pub fn find(&self) -> Result<PathBuf> {

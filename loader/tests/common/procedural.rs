@@ -1,5 +1,6 @@
-//! The weights of the golden files, which are a rule and not data: element i of a tensor is a hash of the tensor's name and i,
-//! scaled by what kind of tensor it is. So the full-size model needs no storage: it is computed while it is read.
+//! The weights of the golden files, which are a rule and not data: element i of a tensor is a hash of the tensor's
+//! name and i, scaled by what kind of tensor it is. So the full-size model needs no storage: it is computed while it
+//! is read.
 #![allow(dead_code)]
 
 use std::collections::HashMap;

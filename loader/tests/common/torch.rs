@@ -1,4 +1,5 @@
-//! Writes `torch.save` archives, with or without lies: a zip of stored entries and a pickle assembled opcode by opcode.
+//! Writes `torch.save` archives, with or without lies: a zip of stored entries and a pickle assembled opcode by
+//! opcode.
 #![allow(dead_code)]
 
 /// A zip archive of stored entries. Checksums are zero: nobody reads them here.
