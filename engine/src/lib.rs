@@ -7,6 +7,7 @@ pub mod error;
 pub mod executable;
 pub mod inputs;
 pub mod metrics;
+pub mod model;
 pub mod picture;
 pub mod random;
 pub mod schedule;

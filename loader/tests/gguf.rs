@@ -68,6 +68,36 @@ fn metadata_and_tensors_are_read() {
     }
 }
 
+/// `data/reference.gguf` was written by the `gguf` package of llama.cpp (normal random numbers, quantised by it), and
+/// `reference.f32` holds what it decodes them to, in this order.
+#[test]
+fn a_file_of_the_reference_package_decodes_bit_by_bit() {
+    let data = repository("loader/tests/data");
+    let weights = Weights::open(data.join("reference.gguf")).unwrap();
+    let meta = weights.gguf().unwrap();
+    assert_eq!(
+        (meta.str("general.architecture"), meta.u64("llama.attention.head_count")),
+        (Some("llama"), Some(4))
+    );
+    let reference = std::fs::read(data.join("reference.f32")).unwrap();
+    let reference: Vec<f32> = reference.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let tensors = [
+        ("q8", DType::Q8_0),
+        ("q40", DType::Q4_0),
+        ("q41", DType::Q4_1),
+        ("f16", DType::F16),
+        ("bf16", DType::BF16),
+    ];
+    assert_eq!(reference.len(), tensors.len() * 6 * 64);
+    for ((name, dtype), want) in tensors.into_iter().zip(reference.chunks(6 * 64)) {
+        assert_eq!(
+            (weights.tensor(name).unwrap().dtype, weights.tensor(name).unwrap().shape),
+            (dtype, &[6, 64][..])
+        );
+        assert_eq!(weights.to_f32(name).unwrap(), want, "{name}");
+    }
+}
+
 /// 123 tensors put `{` where safetensors has it.
 #[test]
 fn a_count_that_looks_like_a_safetensors_header_deceives_nobody() {

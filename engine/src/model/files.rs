@@ -1,16 +1,15 @@
 //! The files of a Selftok model, opened and held against each other.
 //!
-//! Each part is optional as long as no job asks for it; asking for one that is not there is an error that says which
-//! file has it.
+//! Each part is optional as long as no job asks for it; asking for one that is not there is an error that says which file has it.
 
 use std::path::{Path, PathBuf};
 
-use super::config::SelftokConfig;
+use selftok_graph::models::selftok::Config;
+use selftok_loader::{Error, Result, Weights};
+
+use super::autoencoder::Vae;
 use super::describe::{Description, Role};
-use crate::error::{Error, Result};
-use crate::source::TensorSource;
-use crate::vae::Vae;
-use crate::weights::Weights;
+use super::read_config;
 
 /// Where the parts of a model are.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +35,7 @@ pub struct Checkpoint {
 #[derive(Debug)]
 pub struct SelftokFiles {
     model: PathBuf,
-    config: SelftokConfig,
+    config: Config,
     tokenizer: Option<Checkpoint>,
     renderer: Option<Checkpoint>,
     vae: Option<Vae>,
@@ -45,8 +44,7 @@ pub struct SelftokFiles {
 impl SelftokFiles {
     /// Opens a model and checks that its parts belong together.
     ///
-    /// Errors: a file that cannot be read, that is not what its name says, or that contradicts the configuration or
-    /// another file.
+    /// Errors: a file that cannot be read, that is not what its name says, or that contradicts the configuration or another file.
     pub fn open(sources: &Sources) -> Result<Self> {
         let model = &sources.model;
         let meta = std::fs::metadata(model).map_err(|e| Error::io(model, e))?;
@@ -101,7 +99,7 @@ impl SelftokFiles {
     }
 
     /// The configuration.
-    pub fn config(&self) -> &SelftokConfig {
+    pub fn config(&self) -> &Config {
         &self.config
     }
 
@@ -186,28 +184,7 @@ impl SelftokFiles {
 fn checkpoint(path: &Path) -> Result<Checkpoint> {
     let weights = Weights::open(path)?;
     let description = Description::of(&weights, path)?;
-    trained(&weights, description.role)?;
     Ok(Checkpoint { weights, description })
-}
-
-/// The original constructs these two as zeros and expects them from the file; a file that was saved before they were
-/// filled would encode every picture to token 0, or lose all positions, without any other sign.
-fn trained(weights: &Weights, role: Role) -> Result<()> {
-    let names: &[&str] = match role {
-        Role::Tokenizer => &["encoder.quantizer._codebook.embed", "model.pos_embed"],
-        Role::Renderer => &["encoder.quantizer._codebook.embed"],
-    };
-    for name in names {
-        let width = weights.require(name)?.shape.last().copied().unwrap_or(1);
-        let mut first = vec![0.0; width];
-        weights.read_f32(name, 0, &mut first)?;
-        if first.iter().all(|&x| x == 0.0) {
-            let what =
-                "its first row is all zeros: the file was saved before training, or from a part of the model";
-            return Err(Error::tensor(weights.path(), name, what));
-        }
-    }
-    Ok(())
 }
 
 /// True for the name of a checkpoint: `STEM….safetensors`, `.pth` and so on, but not one of several shards.
@@ -253,25 +230,24 @@ fn named(folder: &Path, role: Role) -> Result<Option<Checkpoint>> {
     Ok(Some(checkpoint))
 }
 
-/// The configuration: the one that is named, else the one of the folder, else what is known of the released family,
-/// else, for a single file of another family, the one beside it. It must not contradict any checkpoint.
+/// The configuration: the one that is named, else the one of the folder, else what is known of the released family, else, for
+/// a single file of another family, the one beside it. It must not contradict any checkpoint.
 fn config(
     sources: &Sources,
     folder: &Path,
     is_folder: bool,
     checkpoints: [&Option<Checkpoint>; 2],
-) -> Result<SelftokConfig> {
+) -> Result<Config> {
     let checkpoints = checkpoints.into_iter().flatten();
     let beside = folder.join("config.json");
     let derived = checkpoints.clone().find_map(|c| c.description.released_config());
     let (path, config) = match (&sources.config, derived) {
-        (Some(path), _) => (path.clone(), SelftokConfig::read(path)?),
-        (None, _) if is_folder && beside.exists() => (beside.clone(), SelftokConfig::read(&beside)?),
+        (Some(path), _) => (path.clone(), read_config(path)?),
+        (None, _) if is_folder && beside.exists() => (beside.clone(), read_config(&beside)?),
         (None, Some(derived)) => (sources.model.clone(), derived),
-        (None, None) if beside.exists() => (beside.clone(), SelftokConfig::read(&beside)?),
+        (None, None) if beside.exists() => (beside.clone(), read_config(&beside)?),
         (None, None) => {
-            let what = "its shapes are not those of a released Selftok file, and the numbers of heads and the size \
-                        of the picture \
+            let what = "its shapes are not those of a released Selftok file, and the numbers of heads and the size of the picture \
                         are not in the tensors: a config.json must say them (beside it, or named with --config)";
             return Err(Error::unsupported(&sources.model, what));
         }
