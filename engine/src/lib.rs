@@ -4,6 +4,7 @@ pub mod atomic;
 mod bounded;
 pub mod inputs;
 pub mod metrics;
+pub mod model;
 pub mod picture;
 pub mod random;
 pub mod schedule;

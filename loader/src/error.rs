@@ -116,7 +116,8 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+    /// [`Error::Io`] at a path.
+    pub fn io(path: &Path, source: std::io::Error) -> Self {
         Error::Io { path: path.to_owned(), source }
     }
 
@@ -124,19 +125,23 @@ impl Error {
         Error::Corrupt { path: path.to_owned(), format, what: what.into() }
     }
 
-    pub(crate) fn unsupported(path: &Path, what: impl Into<String>) -> Self {
+    /// [`Error::Unsupported`] at a path.
+    pub fn unsupported(path: &Path, what: impl Into<String>) -> Self {
         Error::Unsupported { path: path.to_owned(), what: what.into() }
     }
 
-    pub(crate) fn tensor(path: &Path, tensor: &str, what: impl Into<String>) -> Self {
+    /// [`Error::Tensor`] of a file; the name is made safe to print.
+    pub fn tensor(path: &Path, tensor: &str, what: impl Into<String>) -> Self {
         Error::Tensor { path: path.to_owned(), tensor: shorten(tensor), what: what.into() }
     }
 
-    pub(crate) fn config(path: &Path, what: impl Into<String>) -> Self {
+    /// [`Error::Config`] at a path.
+    pub fn config(path: &Path, what: impl Into<String>) -> Self {
         Error::Config { path: path.to_owned(), what: what.into() }
     }
 
-    pub(crate) fn pairing(what: impl Into<String>) -> Self {
+    /// [`Error::Pairing`].
+    pub fn pairing(what: impl Into<String>) -> Self {
         Error::Pairing { what: what.into() }
     }
 }

@@ -6,7 +6,6 @@
 //! * [`Weights`]: files mapped and their headers checked; no lie of a header is believed.
 //! * [`check`]: all differences from what a model needs, in one message.
 //! * [`Dialect`]: tables that rename and rearrange while reading.
-//! * [`selftok`] and [`Vae`]: the folders of a model, its configuration, and whether the parts belong together.
 
 mod check;
 mod convert;
@@ -21,9 +20,7 @@ mod pattern;
 mod pickle;
 mod pth;
 mod safetensors;
-pub mod selftok;
 mod source;
-mod vae;
 mod weights;
 mod write;
 mod zip;
@@ -33,8 +30,8 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use gguf::{MetaArray, MetaValue, Metadata};
 pub use names::{Dialect, Transform, View};
+pub use open::read_json;
 pub use pattern::{Captures, Pattern};
 pub use source::{Generated, TensorInfo, TensorSource};
-pub use vae::{Vae, VaeConfig};
 pub use weights::{Tensor, Weights};
 pub use write::write_safetensors_atomic;

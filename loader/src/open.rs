@@ -127,7 +127,7 @@ fn sharded(path: &Path) -> Result<Weights> {
 }
 
 /// Parses a JSON file of bounded size into a struct.
-pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !meta.is_file() || meta.len() > MAX_JSON {
         return Err(Error::config(path, format!("not a JSON file of at most {} MiB", MAX_JSON >> 20)));

@@ -3,7 +3,6 @@
 mod common;
 
 use common::*;
-use selftok_loader::selftok::SelftokFiles;
 use selftok_loader::{TensorSource, View, Weights};
 
 #[test]
@@ -32,7 +31,6 @@ fn sources_may_be_shared_between_threads() {
     fn shared<T: Send + Sync + ?Sized>() {}
     shared::<Weights>();
     shared::<View>();
-    shared::<SelftokFiles>();
     shared::<dyn TensorSource>();
 }
 

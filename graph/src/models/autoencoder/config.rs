@@ -8,11 +8,15 @@ use serde::Deserialize;
 const MAX_CHANNELS: usize = 1 << 14;
 const MAX_SIDE: usize = 1 << 14;
 
-/// The `config.json` of a diffusers `vae` folder; fields that do not matter here are passed over.
+/// The `config.json` of a diffusers `vae` folder. Fields that are absent have the defaults of `AutoencoderKL`; those
+/// that do not matter here are passed over.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct Config {
+    /// `"AutoencoderKL"`.
+    #[serde(rename = "_class_name")]
+    pub class_name: String,
     /// Nonlinearity; `"silu"`.
-    #[serde(default = "silu")]
     pub act_fn: String,
     /// Channels of a picture.
     pub in_channels: usize,
@@ -21,10 +25,8 @@ pub struct Config {
     /// Channels of each resolution, from the full one.
     pub block_out_channels: Vec<usize>,
     /// Kind of each encoder block; `"DownEncoderBlock2D"`.
-    #[serde(default)]
     pub down_block_types: Vec<String>,
     /// Kind of each decoder block; `"UpDecoderBlock2D"`.
-    #[serde(default)]
     pub up_block_types: Vec<String>,
     /// Residual blocks of each resolution of the encoder; the decoder has one more.
     pub layers_per_block: usize,
@@ -33,34 +35,47 @@ pub struct Config {
     /// Groups of every group norm.
     pub norm_num_groups: usize,
     /// Whether the middle has attention.
-    #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
     /// Whether a 1 x 1 convolution follows the encoder.
-    #[serde(default = "yes")]
     pub use_quant_conv: bool,
     /// Whether a 1 x 1 convolution precedes the decoder.
-    #[serde(default = "yes")]
     pub use_post_quant_conv: bool,
     /// Factor that brings the latent to unit variance.
     pub scaling_factor: f32,
     /// Mean of the latent before scaling; 0 where absent.
-    #[serde(default)]
     pub shift_factor: Option<f32>,
     /// Per-channel means, which some video models have; absent here.
-    #[serde(default)]
     pub latents_mean: Option<Vec<f32>>,
     /// Per-channel deviations; absent here.
-    #[serde(default)]
     pub latents_std: Option<Vec<f32>>,
 }
 
-fn silu() -> String {
-    "silu".into()
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            class_name: CLASS.into(),
+            act_fn: "silu".into(),
+            in_channels: 3,
+            out_channels: 3,
+            block_out_channels: vec![64],
+            down_block_types: vec!["DownEncoderBlock2D".into()],
+            up_block_types: vec!["UpDecoderBlock2D".into()],
+            layers_per_block: 1,
+            latent_channels: 4,
+            norm_num_groups: 32,
+            mid_block_add_attention: true,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            scaling_factor: 0.18215,
+            shift_factor: None,
+            latents_mean: None,
+            latents_std: None,
+        }
+    }
 }
 
-fn yes() -> bool {
-    true
-}
+/// The diffusers class that this is.
+const CLASS: &str = "AutoencoderKL";
 
 fn wrong(field: &str, value: impl ToString, expected: impl Into<String>) -> GraphError {
     GraphError::Config {
@@ -75,22 +90,16 @@ impl Config {
     /// The autoencoder of Stable Diffusion 3, which the released Selftok models use.
     pub fn sd3() -> Config {
         Config {
-            act_fn: silu(),
-            in_channels: 3,
-            out_channels: 3,
             block_out_channels: vec![128, 256, 512, 512],
             down_block_types: vec!["DownEncoderBlock2D".into(); 4],
             up_block_types: vec!["UpDecoderBlock2D".into(); 4],
             layers_per_block: 2,
             latent_channels: 16,
-            norm_num_groups: 32,
-            mid_block_add_attention: true,
             use_quant_conv: false,
             use_post_quant_conv: false,
             scaling_factor: 1.5305,
             shift_factor: Some(0.0609),
-            latents_mean: None,
-            latents_std: None,
+            ..Config::default()
         }
     }
 
@@ -101,7 +110,11 @@ impl Config {
 
     /// Checks what the builders rely on.
     pub fn validate(&self) -> Result<(), GraphError> {
-        if self.act_fn != "silu" {
+        if self.class_name != CLASS {
+            return Err(wrong("_class_name", &self.class_name, format!("\"{CLASS}\"")));
+        }
+        // Two names of one function.
+        if self.act_fn != "silu" && self.act_fn != "swish" {
             return Err(wrong("act_fn", &self.act_fn, "\"silu\""));
         }
         let levels = self.block_out_channels.len();
@@ -130,7 +143,7 @@ impl Config {
             ("down_block_types", &self.down_block_types, "DownEncoderBlock2D"),
             ("up_block_types", &self.up_block_types, "UpDecoderBlock2D"),
         ] {
-            if !types.is_empty() && (types.len() != levels || types.iter().any(|t| t != kind)) {
+            if types.len() != levels || types.iter().any(|t| t != kind) {
                 return Err(wrong(field, format!("{types:?}"), format!("{levels} times \"{kind}\"")));
             }
         }

@@ -10,6 +10,7 @@ const STAGES: usize = 5;
 
 /// Sizes of encoder, quantiser, decoder and renderer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// `"selftok"`.
     pub model_type: String,
@@ -39,6 +40,7 @@ pub struct Config {
 
 /// Sizes of the encoder.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EncoderConfig {
     /// Width of the image stream.
     pub hidden_size: usize,
@@ -59,6 +61,7 @@ pub struct EncoderConfig {
 
 /// Sizes of the decoder.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
     /// Width of both streams.
     pub hidden_size: usize,
@@ -119,6 +122,16 @@ impl Config {
         }
     }
 
+    /// Patches along one side of the picture.
+    pub fn grid(&self) -> usize {
+        self.latent_size / self.patch_size
+    }
+
+    /// Pixels along one side of a cell of the latent.
+    pub fn downscale(&self) -> usize {
+        self.image_size / self.latent_size
+    }
+
     /// Checks what every builder relies on.
     pub fn validate(&self) -> Result<(), GraphError> {
         if self.model_type != "selftok" {
@@ -163,6 +176,15 @@ impl Config {
         if !self.latent_size.is_multiple_of(self.patch_size) {
             let expected = format!("a multiple of patch_size {}", self.patch_size);
             return Err(wrong("latent_size", self.latent_size, expected));
+        }
+        if !self.image_size.is_multiple_of(self.latent_size) {
+            let expected = format!("a multiple of latent_size {}", self.latent_size);
+            return Err(wrong("image_size", self.image_size, expected));
+        }
+        for (field, grid) in [("encoder.pos_grid", e.pos_grid), ("decoder.pos_grid", d.pos_grid)] {
+            if grid < self.grid() {
+                return Err(wrong(field, grid, format!("at least the {} patches of a side", self.grid())));
+            }
         }
         if let Some(stages) = &self.tokens_per_stage {
             let sum = stages.iter().try_fold(0usize, |sum, &n| sum.checked_add(n));

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
-use super::config::{DecoderConfig, EncoderConfig, SelftokConfig};
-use crate::error::{Error, Result};
-use crate::source::TensorSource;
+use selftok_graph::models::selftok::Config;
+use selftok_loader::{Error, Result, TensorSource};
 
 /// The two kinds of checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,43 +182,25 @@ impl Description {
     /// divides by 8; the stages of the 512-token files).
     ///
     /// `None` if the shapes are not those of the released family: then a `config.json` must say it.
-    pub fn released_config(&self) -> Option<SelftokConfig> {
+    pub fn released_config(&self) -> Option<Config> {
         let encoder = self.encoder.as_ref()?;
-        let (latent_channels, patch_size) = self.patch?;
+        let patch = self.patch?;
         let family = EncoderShape { hidden_size: 64, query_size: 512, depth: 16, pos_grid: 64 };
         let trunk = DecoderShape { hidden_size: 1536, depth: 24, pos_grid: 192 };
-        let (latent_size, grid) = (32, 16);
+        let grid = 16;
         if *encoder != family
             || self.decoder != trunk
-            || (latent_channels, patch_size) != (16, 2)
+            || patch != (16, 2)
             || self.canvas.is_some_and(|c| c != grid * grid)
         {
             return None;
         }
-        Some(SelftokConfig {
-            model_type: "selftok".into(),
-            image_size: 256,
-            latent_channels,
-            latent_size,
-            patch_size,
-            num_tokens: self.num_tokens,
-            tokens_per_stage: (self.num_tokens == 512).then(|| vec![192, 184, 72, 48, 16]),
-            codebook_size: self.codebook_size,
-            code_dim: self.code_dim,
-            encoder: EncoderConfig {
-                hidden_size: 64,
-                num_heads: 4,
-                depth: 16,
-                query_size: 512,
-                query_heads: 8,
-                pos_grid: 64,
-            },
-            decoder: DecoderConfig { hidden_size: 1536, num_heads: 24, depth: 24, pos_grid: 192 },
-        })
+        let released = Config::released(self.num_tokens);
+        Some(Config { codebook_size: self.codebook_size, code_dim: self.code_dim, ..released })
     }
 
     /// All that a configuration says otherwise than the shapes, one sentence each, with both numbers.
-    pub fn contradictions(&self, config: &SelftokConfig) -> Vec<String> {
+    pub fn contradictions(&self, config: &Config) -> Vec<String> {
         let mut pairs = vec![
             ("num_tokens", config.num_tokens, self.num_tokens),
             ("codebook_size", config.codebook_size, self.codebook_size),

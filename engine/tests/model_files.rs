@@ -1,5 +1,6 @@
 //! Selftok models: what is recognised, and which sentence meets a wrong pairing.
 
+#[path = "../../loader/tests/common/mod.rs"]
 mod common;
 
 use std::collections::{BTreeMap, HashMap};
@@ -7,8 +8,9 @@ use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
 use common::*;
-use selftok_loader::selftok::{Description, Role, SearchPath, SelftokConfig, SelftokFiles, Sources};
-use selftok_loader::{Generated, TensorSource, Vae, VaeConfig, Weights, write_safetensors_atomic};
+use selftok::model::{Description, Role, SearchPath, SelftokFiles, Sources, Vae, read_config};
+use selftok_graph::models::autoencoder;
+use selftok_loader::{Generated, TensorSource, Weights, write_safetensors_atomic};
 
 type Keys = BTreeMap<String, Vec<usize>>;
 
@@ -157,7 +159,7 @@ fn the_small_model_opens_and_is_described_rightly() {
     assert_eq!((renderer.description.canvas, &renderer.description.encoder), (Some(64), &None));
     let vae = model.vae().unwrap();
     assert_eq!(vae.config.block_out_channels, [32, 64, 64]);
-    assert_eq!((vae.config.scaling_factor, vae.config.shift_factor), (1.1944, -0.0599));
+    assert_eq!((vae.config.scaling_factor, vae.config.shift_factor), (1.1944, Some(-0.0599)));
 
     // One file of it finds its configuration and its autoencoder beside it.
     let alone = open(&mini().join("renderer.safetensors")).unwrap();
@@ -210,17 +212,17 @@ fn every_contradiction_with_the_configuration_is_named_with_both_numbers() {
         &["patches of a picture", "16", "64"],
     );
     says(&with(&[("/image_size", 128.into())]), &["divides a picture by 4", "needs 8"]);
-    says(&with(&[("/image_size", 65.into())]), &["image_size 65 is not a multiple of latent_size 16"]);
-    says(&with(&[("/encoder/num_heads", 0.into())]), &["encoder.num_heads is 0"]);
-    says(&with(&[("/decoder/num_heads", 5.into())]), &["192", "decoder.num_heads 5"]);
-    says(&with(&[("/tokens_per_stage", serde_json::json!([64]))]), &["five numbers", "64"]);
+    says(&with(&[("/image_size", 65.into())]), &["image_size = 65: a multiple of latent_size 16"]);
+    says(&with(&[("/encoder/num_heads", 0.into())]), &["encoder.num_heads = 0"]);
+    says(&with(&[("/decoder/num_heads", 5.into())]), &["decoder.hidden_size = 192", "its 5 heads"]);
+    says(&with(&[("/tokens_per_stage", serde_json::json!([64]))]), &["5 numbers", "64"]);
     says(
         &with(&[("/tokens_per_stage", serde_json::json!([24, 20, 10, 6, 5]))]),
         &["add up to num_tokens 64"],
     );
-    says(&with(&[("/model_type", "llama".into())]), &["\"llama\"", "\"selftok\" is needed"]);
+    says(&with(&[("/model_type", "llama".into())]), &["model_type = llama", "\"selftok\""]);
     says(&with(&[("/num_token", 1.into())]), &["unknown field `num_token`"]);
-    says(&with(&[("/encoder/pos_grid", 4.into())]), &["encoder.pos_grid 4", "8 patches"]);
+    says(&with(&[("/encoder/pos_grid", 4.into())]), &["encoder.pos_grid = 4", "8 patches"]);
 
     let mut unknown_stages = good.clone();
     unknown_stages.as_object_mut().unwrap().remove("tokens_per_stage");
@@ -228,7 +230,7 @@ fn every_contradiction_with_the_configuration_is_named_with_both_numbers() {
     let model =
         SelftokFiles::open(&Sources { model: mini(), config: Some(path.clone()), vae: None }).unwrap();
     says(&message(model.tokens_per_stage()), &["tokens_per_stage", "64 tokens", "--config"]);
-    assert_eq!(SelftokConfig::read(&path).unwrap(), *model.config());
+    assert_eq!(read_config(&path).unwrap(), *model.config());
 }
 
 #[test]
@@ -270,7 +272,7 @@ fn files_that_do_not_belong_together_are_refused() {
     let vae = Some(golden("tiny_vae"));
     let model = SelftokFiles::open(&Sources { model: dir.path().into(), config: None, vae }).unwrap();
     assert_eq!(model.encoder().unwrap().description.role, Role::Renderer);
-    assert_eq!(model.vae().unwrap().config.downscale(), 8);
+    assert_eq!(model.vae().unwrap().config.downsampling(), 8);
 }
 
 #[test]
@@ -293,20 +295,20 @@ fn an_autoencoder_of_another_kind_is_refused() {
         std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     };
     write("shift_factor", serde_json::Value::Null);
-    assert_eq!(Vae::open(dir.path()).unwrap().config.shift_factor, 0.0);
+    assert_eq!(Vae::open(dir.path()).unwrap().config.shift_factor, None);
     for (key, value, parts) in [
         ("_class_name", "AutoencoderTiny".into(), ["AutoencoderTiny", "AutoencoderKL"]),
         ("act_fn", "gelu".into(), ["gelu", "silu"]),
         ("latent_channels", 4.into(), ["encoder.conv_out.weight", "[8, 32, 3, 3]"]),
-        ("norm_num_groups", 3.into(), ["8 channels", "norm_num_groups 3"]),
-        ("block_out_channels", serde_json::json!([8, 16, 32]), ["4 levels", "has 3"]),
+        ("norm_num_groups", 3.into(), ["block_out_channels = 8", "norm_num_groups 3"]),
+        ("block_out_channels", serde_json::json!([8, 16, 32]), ["down_block_types", "3 times"]),
         (
             "down_block_types",
             serde_json::json!(vec!["AttnDownEncoderBlock2D"; 4]),
-            ["AttnDownEncoderBlock2D", "supported"],
+            ["AttnDownEncoderBlock2D", "4 times"],
         ),
-        ("latents_mean", serde_json::json!([0.5]), ["latents_mean", "null"]),
-        ("scaling_factor", 0.into(), ["scaling_factor 0", "impossible"]),
+        ("latents_mean", serde_json::json!([0.5]), ["latents_mean", "none"]),
+        ("scaling_factor", 0.into(), ["scaling_factor = 0", "other than 0"]),
     ] {
         write(key, value);
         says(&message(Vae::open(dir.path())), &["config.json", parts[0], parts[1]]);
@@ -314,7 +316,10 @@ fn an_autoencoder_of_another_kind_is_refused() {
     // An old configuration lacks the newer fields and has the defaults of its class.
     let old = r#"{"_class_name": "AutoencoderKL", "block_out_channels": [64]}"#;
     std::fs::write(dir.path().join("config.json"), old).unwrap();
-    let old = VaeConfig::read(&dir.path().join("config.json")).unwrap();
+    let old = serde_json::from_slice::<autoencoder::Config>(
+        &std::fs::read(dir.path().join("config.json")).unwrap(),
+    )
+    .unwrap();
     assert!(old.use_quant_conv && old.mid_block_add_attention && old.latent_channels == 4);
 }
 

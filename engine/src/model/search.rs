@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::files::is_checkpoint;
-use crate::error::{Error, Result};
+use selftok_loader::{Error, Result};
 
 /// The four places, as given by the environment or by a test.
 #[derive(Debug, Clone, Default)]

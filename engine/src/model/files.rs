@@ -4,11 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::config::SelftokConfig;
+use selftok_graph::models::selftok::Config;
+use selftok_loader::{Error, Result, Weights};
+
+use super::autoencoder::Vae;
 use super::describe::{Description, Role};
-use crate::error::{Error, Result};
-use crate::vae::Vae;
-use crate::weights::Weights;
+use super::read_config;
 
 /// Where the parts of a model are.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +35,7 @@ pub struct Checkpoint {
 #[derive(Debug)]
 pub struct SelftokFiles {
     model: PathBuf,
-    config: SelftokConfig,
+    config: Config,
     tokenizer: Option<Checkpoint>,
     renderer: Option<Checkpoint>,
     vae: Option<Vae>,
@@ -98,7 +99,7 @@ impl SelftokFiles {
     }
 
     /// The configuration.
-    pub fn config(&self) -> &SelftokConfig {
+    pub fn config(&self) -> &Config {
         &self.config
     }
 
@@ -236,15 +237,15 @@ fn config(
     folder: &Path,
     is_folder: bool,
     checkpoints: [&Option<Checkpoint>; 2],
-) -> Result<SelftokConfig> {
+) -> Result<Config> {
     let checkpoints = checkpoints.into_iter().flatten();
     let beside = folder.join("config.json");
     let derived = checkpoints.clone().find_map(|c| c.description.released_config());
     let (path, config) = match (&sources.config, derived) {
-        (Some(path), _) => (path.clone(), SelftokConfig::read(path)?),
-        (None, _) if is_folder && beside.exists() => (beside.clone(), SelftokConfig::read(&beside)?),
+        (Some(path), _) => (path.clone(), read_config(path)?),
+        (None, _) if is_folder && beside.exists() => (beside.clone(), read_config(&beside)?),
         (None, Some(derived)) => (sources.model.clone(), derived),
-        (None, None) if beside.exists() => (beside.clone(), SelftokConfig::read(&beside)?),
+        (None, None) if beside.exists() => (beside.clone(), read_config(&beside)?),
         (None, None) => {
             let what = "its shapes are not those of a released Selftok file, and the numbers of heads and the size of the picture \
                         are not in the tensors: a config.json must say them (beside it, or named with --config)";
