@@ -32,7 +32,7 @@ fn the_full_encoder_agrees_with_the_original() {
 }
 
 #[test]
-#[ignore = "450 G multiplications in the plain f64 interpreter: minutes"]
+#[ignore = "450 G multiplications in the plain f64 interpreter: minutes of two processors"]
 fn the_full_autoencoder_agrees_with_diffusers() {
     let (weights, io) = (
         Procedural::open("full_vae_keys.json"),
