@@ -6,9 +6,10 @@
 
 use selftok_graph::{Activation, Binary};
 
+use crate::arch::gemm::activate;
 use crate::isa::Features;
 use crate::kernel::{Kernel, STREAM_TASK, part};
-use crate::simd::{Program, Simd, activate, each_vector, launch, load, store};
+use crate::simd::{Program, Simd, each_vector, launch, load, store};
 use crate::strided::Strided;
 
 /// `y = f(x)`; with [`Activation::Identity`] a copy, permutation or broadcast.
@@ -24,11 +25,13 @@ pub struct Unary {
     pub shape: Strided<2>,
 }
 
-/// `y = a ∘ b`.
+/// `y = act(a ∘ b)`.
 #[derive(Clone, Copy, Debug)]
 pub struct BinaryOp {
-    /// The function.
+    /// The function of two.
     pub op: Binary,
+    /// Applied to its result.
+    pub act: Activation,
     /// Left operand.
     pub a: *const f32,
     /// Right operand.
@@ -228,10 +231,13 @@ impl Program for BinaryTask<'_> {
     #[inline(always)]
     unsafe fn execute<V: Simd>(self) {
         let a = self.args;
-        let apply = |x: V, y: V| match a.op {
-            Binary::Add => x.add(y),
-            Binary::Sub => x.sub(y),
-            Binary::Mul => x.mul(y),
+        let apply = |x: V, y: V| {
+            let v = match a.op {
+                Binary::Add => x.add(y),
+                Binary::Sub => x.sub(y),
+                Binary::Mul => x.mul(y),
+            };
+            activate(a.act, v)
         };
         let [a_stride, b_stride, y_stride] = a.shape.inner_strides();
         // SAFETY: by the contract of `Kernel::run`.

@@ -8,10 +8,11 @@
 
 use selftok_graph::Activation;
 
+use crate::arch::gemm::activate;
 use crate::isa::Features;
 use crate::kernel::{Kernel, part};
 use crate::scratch::{Scratch, floats_bytes};
-use crate::simd::{Program, Simd, activate, each_vector, launch, load, store};
+use crate::simd::{Program, Simd, each_vector, launch, load, store};
 
 /// Shape and place of a batch of NHWC pictures.
 #[derive(Clone, Copy, Debug)]

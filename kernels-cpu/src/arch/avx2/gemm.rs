@@ -1,0 +1,101 @@
+//! The matrix product on AVX2: tiles of 6 rows by 16 columns.
+//!
+//! 12 of the 16 registers hold sums, two a row of B, one or two the broadcast of A.
+
+use super::math::Ymm;
+use crate::arch::gemm::*;
+use std::arch::x86_64::*;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_f32<const MR: usize, const NV: usize>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { tile::<Ymm, F32, MR, NV>(a, b, u, c, first) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_widened<const MR: usize, const NV: usize>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { tile::<Ymm, Bf16Widened, MR, NV>(a, b, u, c, first) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn finish_tile(tile: &TileOut<'_>) {
+    // SAFETY: passed on from the caller.
+    unsafe { finish::<Ymm>(tile) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn copy_row_f32(from: *const f32, len: usize, row: *mut f32, at: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { copy_f32(from, len, row, at) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn copy_row_rounded(from: *const f32, len: usize, row: *mut f32, at: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { copy_rounded(from, len, row, at) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn transpose_words(
+    from: *const u8,
+    stride: usize,
+    rows: usize,
+    words: usize,
+    to: *mut f32,
+    width: usize,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { transpose(from, stride, rows, words, to, width) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
+    // SAFETY: the caller vouches for `len` elements on both sides; whole vectors of 8 end at or before `len`.
+    unsafe {
+        let mut i = 0;
+        while i + 8 <= len {
+            _mm256_storeu_ps(to.add(i), _mm256_cvtph_ps(_mm_loadu_si128(from.add(2 * i).cast())));
+            i += 8;
+        }
+        widen_f16(from.add(2 * i), len - i, to.add(i));
+    }
+}
+
+macro_rules! tiles {
+    ($f:ident: $($mr:literal)*) => { &[$([$f::<$mr, 1> as Tile, $f::<$mr, 2> as Tile]),*] };
+}
+
+/// f32 by f32.
+pub static F32_KERNELS: GemmKernels = GemmKernels {
+    rows: 6,
+    lanes: 8,
+    unit: 1,
+    a_words: 1,
+    tiles: tiles!(tile_f32: 1 2 3 4 5 6),
+    copy_row: copy_row_f32,
+    finish: finish_tile,
+    transpose: transpose_words,
+    widen_f16: widen_row_f16,
+};
+
+/// bf16 by bf16, widened.
+pub static WIDENED_KERNELS: GemmKernels = GemmKernels {
+    unit: 2,
+    a_words: 2,
+    tiles: tiles!(tile_widened: 1 2 3 4 5 6),
+    copy_row: copy_row_rounded,
+    ..F32_KERNELS
+};
