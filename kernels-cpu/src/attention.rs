@@ -308,7 +308,7 @@ impl Block<'_> {
             let factor = V::new(a.scale * std::f32::consts::LOG2_E);
             for r in 0..self.rows {
                 let from = a.q.add(self.offset(a.q_strides, r));
-                each_vector::<V>(a.head_dim, |i, n| {
+                each_vector!(V, a.head_dim, |i, n| {
                     let x: V = load(from.add(i), n);
                     x.mul(factor).store(self.q.add(r * self.padded + i));
                     V::new(0.0).store(self.o.add(r * self.padded + i));
@@ -329,24 +329,23 @@ impl Block<'_> {
                 let sum = *self.sum.add(r);
                 let factor = V::new(if sum == 0.0 { 0.0 } else { 1.0 / sum });
                 let to = a.out.add(self.offset(a.out_strides, r));
-                each_vector::<V>(a.head_dim, |i, n| {
+                each_vector!(V, a.head_dim, |i, n| {
                     store(V::load(self.o.add(r * self.padded + i)).mul(factor), to.add(i), n);
                 });
             }
         }
     }
 
-    /// Calls `f(key, segment, row, rows)` for the pieces of segments that make up keys `from..to`.
+    /// The pieces of segments that make up keys `from..to`: key, segment, first row in it, and rows.
     #[inline(always)]
-    fn pieces(&self, from: usize, to: usize, mut f: impl FnMut(usize, &Segment, usize, usize)) {
+    fn pieces(&self, from: usize, to: usize) -> impl Iterator<Item = (usize, &Segment, usize, usize)> {
         let mut first = 0;
-        for segment in &self.args.segments {
+        self.args.segments.iter().filter_map(move |segment| {
             let (low, high) = (from.max(first), to.min(first + segment.rows));
-            if low < high {
-                f(low, segment, low - first, high - low);
-            }
+            let piece = (low < high).then(|| (low, segment, low - first, high - low));
             first += segment.rows;
-        }
+            piece
+        })
     }
 
     /// First key row and first value row of this task's head, at `row` of a segment.
@@ -393,7 +392,7 @@ impl Block<'_> {
         let (dim, lanes) = (self.args.head_dim, V::LANES);
         // SAFETY: columns stay below TILE_KEYS, dimensions below `padded`, rows inside their segment.
         unsafe {
-            self.pieces(key0, key0 + keys, |key, segment, row, rows| {
+            for (key, segment, row, rows) in self.pieces(key0, key0 + keys) {
                 let (k, v) = self.rows_of(segment, row);
                 let (k_stride, v_stride) = (segment.k_strides.row, segment.v_strides.row);
                 let column = key - key0;
@@ -416,12 +415,12 @@ impl Block<'_> {
                     for d in if j < whole_rows { whole_dims } else { 0 }..dim {
                         *self.kt.add(d * TILE_KEYS + column + j) = *k.add(j * k_stride + d);
                     }
-                    each_vector::<V>(dim, |d, n| {
+                    each_vector!(V, dim, |d, n| {
                         let x: V = load(v.add(j * v_stride + d), n);
                         x.store(self.v.add((column + j) * self.padded + d));
                     });
                 }
-            });
+            }
             let padded_keys = keys.next_multiple_of(2 * lanes);
             for d in 0..dim {
                 for j in keys..padded_keys {
@@ -544,7 +543,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn in_place<V: Simd>(&self) {
         let end = self.visible(self.rows - 1);
-        self.pieces(0, end, |key, segment, row, rows| {
+        for (key, segment, row, rows) in self.pieces(0, end) {
             let mut at = 0;
             while at < rows {
                 let keys = (rows - at).min(TILE_KEYS);
@@ -565,7 +564,7 @@ impl Block<'_> {
                 }
                 at += keys;
             }
-        });
+        }
     }
 
     /// Rows `r .. r + R` over keys in place; returns `R`.
@@ -589,7 +588,7 @@ impl Block<'_> {
             for j in 0..width {
                 let row = k.add(j * segment.k_strides.row);
                 let mut s = [V::new(0.0); R];
-                each_vector::<V>(dim, |d, n| {
+                each_vector!(V, dim, |d, n| {
                     let x: V = load(row.add(d), n);
                     for (i, s) in s.iter_mut().enumerate() {
                         *s = V::load(self.q.add((r + i) * self.padded + d)).mul_add(x, *s);

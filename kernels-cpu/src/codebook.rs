@@ -158,7 +158,7 @@ impl Program for Task<'_> {
             for r in 0..TASK_ROWS {
                 if r < rows.len() {
                     let x = a.x.add(a.x_map.offset(rows.start + r));
-                    let norm = sum_row::<V>(x, dim, |x| x.mul(x)).sqrt().max(1e-12);
+                    let norm = sum_row::<V, true>(x, dim, 0.0).sqrt().max(1e-12);
                     for d in 0..dim {
                         *search.unit.add(r * dim + d) = *x.add(d) / norm;
                     }

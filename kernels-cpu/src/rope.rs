@@ -91,9 +91,9 @@ impl Program for Task<'_> {
                     let mut x = a.x.add(at(a.x_strides));
                     let y = a.y.add(at(a.y_strides));
                     if let Some(norm) = a.norm {
-                        let square = sum_row::<V>(x, a.head_dim, |x| x.mul(x)) / a.head_dim as f32;
+                        let square = sum_row::<V, true>(x, a.head_dim, 0.0) / a.head_dim as f32;
                         let factor = V::new(1.0 / (square + norm.eps).sqrt());
-                        each_vector::<V>(a.head_dim, |i, n| {
+                        each_vector!(V, a.head_dim, |i, n| {
                             let v: V = load(x.add(i), n);
                             store(v.mul(factor).mul(load(norm.weight.add(i), n)), y.add(i), n);
                         });
@@ -117,7 +117,7 @@ unsafe fn rotate<V: Simd>(a: &Rope, x: *const f32, y: *mut f32, cos: *const f32)
     unsafe {
         let sin = cos.wrapping_add(half);
         match a.style {
-            RopeStyle::Half => each_vector::<V>(half, |i, n| {
+            RopeStyle::Half => each_vector!(V, half, |i, n| {
                 let (p, q): (V, V) = (load(x.add(i), n), load(x.add(i + half), n));
                 let (c, s): (V, V) = (load(cos.add(i), n), load(sin.add(i), n));
                 store(p.mul(c).sub(q.mul(s)), y.add(i), n);
@@ -133,7 +133,7 @@ unsafe fn rotate<V: Simd>(a: &Rope, x: *const f32, y: *mut f32, cos: *const f32)
             }
         }
         if !std::ptr::eq(x, y) {
-            each_vector::<V>(a.head_dim - a.rotary_dim, |i, n| {
+            each_vector!(V, a.head_dim - a.rotary_dim, |i, n| {
                 let at = a.rotary_dim + i;
                 store(load::<V>(x.add(at), n), y.add(at), n);
             });

@@ -56,21 +56,48 @@ pub unsafe fn launch<P: Program>(features: Features, program: P) {
     }
 }
 
-/// Calls `f(i, LANES)` for each whole vector of `0..n` and once more for the rest, so that a loop reads as one.
+/// `each_vector!(V, len, |i, n| body)` executes `body` for each whole vector of `0..len` with `n = LANES`, a constant, and
+/// once more for the `n` elements left over; [`load`] and [`store`] take that number.
 ///
-/// `f` is told how many lanes count; [`load`] and [`store`] take that number.
-#[inline(always)]
-pub fn each_vector<V: Simd>(n: usize, mut f: impl FnMut(usize, usize)) {
-    let whole = n - n % V::LANES;
-    let mut i = 0;
-    while i < whole {
-        f(i, V::LANES);
-        i += V::LANES;
-    }
-    if i < n {
-        f(i, n - i);
-    }
+/// A macro and not a function of a closure: a closure cannot be `#[inline(always)]`, and a body that the compiler
+/// leaves in one is compiled for the baseline, forty times slower.
+macro_rules! each_vector {
+    ($V:ty, $len:expr, |$i:ident, $n:ident| $body:expr) => {{
+        let (len, lanes) = ($len, <$V as $crate::arch::Lanes>::LANES);
+        let mut at = 0;
+        while at + lanes <= len {
+            let ($i, $n) = (at, <$V as $crate::arch::Lanes>::LANES);
+            $body;
+            at += lanes;
+        }
+        if at < len {
+            let ($i, $n) = (at, len - at);
+            $body;
+        }
+    }};
 }
+pub(crate) use each_vector;
+
+/// `with_activation!(act, A => body)` executes `body` with `A` a constant, so that its loop holds one formula.
+macro_rules! with_activation {
+    ($act:expr, $A:ident => $body:expr) => {{
+        macro_rules! body {
+            ($value:ident) => {{
+                const $A: selftok_graph::Activation = selftok_graph::Activation::$value;
+                $body
+            }};
+        }
+        match $act {
+            selftok_graph::Activation::Identity => body!(Identity),
+            selftok_graph::Activation::Silu => body!(Silu),
+            selftok_graph::Activation::GeluTanh => body!(GeluTanh),
+            selftok_graph::Activation::GeluErf => body!(GeluErf),
+            selftok_graph::Activation::QuickGelu => body!(QuickGelu),
+            selftok_graph::Activation::Relu => body!(Relu),
+        }
+    }};
+}
+pub(crate) use with_activation;
 
 /// The first `n` elements at `p` (all lanes where `n` is their number), zeros behind.
 ///
