@@ -118,6 +118,8 @@ const fn block_rows(head_dim: usize) -> usize {
     }
 }
 
+/// How many rows ahead keys read in place are asked for: 16 rows of 256 B cover a memory latency at 40 GB/s.
+const PREFETCH_ROWS: usize = 16;
 /// Keys of a tile.
 const TILE_KEYS: usize = 128;
 /// Lanes of the widest vector: head dimensions are padded to it.
@@ -587,6 +589,14 @@ impl Block<'_> {
         unsafe {
             for j in 0..width {
                 let row = k.add(j * segment.k_strides.row);
+                // Rows of one head lie pages apart, where no hardware prefetcher follows: ask for keys some rows
+                // ahead, and for the values that come right after.
+                let ahead = row.wrapping_add(PREFETCH_ROWS * segment.k_strides.row);
+                let value = v.wrapping_add(j * segment.v_strides.row);
+                for line in (0..dim).step_by(16) {
+                    V::prefetch(ahead.wrapping_add(line));
+                    V::prefetch(value.wrapping_add(line));
+                }
                 let mut s = [V::new(0.0); R];
                 each_vector!(V, dim, |d, n| {
                     let x: V = load(row.add(d), n);

@@ -22,6 +22,8 @@ pub trait Simd: Lanes {
     /// # Safety
     /// Both are readable and writable for `LANES` elements.
     unsafe fn accumulate_f64(self, sums: *mut f64, squares: *mut f64);
+    /// Asks for the cache line at `p`, which may lie anywhere.
+    fn prefetch(p: *const f32);
     /// The sum of the lanes.
     fn sum(self) -> f32;
     /// The largest lane.

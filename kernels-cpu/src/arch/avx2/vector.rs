@@ -60,6 +60,11 @@ impl Simd for Ymm {
         }
     }
     #[inline(always)]
+    fn prefetch(p: *const f32) {
+        // SAFETY: a prefetch is SSE, which x86-64 always has, and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     fn sum(self) -> f32 {
         // SAFETY: `self` exists, so the processor has AVX2.
         unsafe {
