@@ -161,6 +161,7 @@ impl Bench<'_> {
             scale: 1.0 / (dim as f32).sqrt(),
             mask,
             kv_lens: std::ptr::null(),
+            workers: self.pool.threads(),
         });
         let causal = if mask == Mask::None { "" } else { " causal" };
         let name = format!("attention [{heads}/{kv_heads}, {q_rows}x{keys}, {dim}]{causal}");

@@ -233,6 +233,28 @@ fn permutations_move_every_element_to_its_place() {
 }
 
 #[test]
+fn repeating_strides_enlarge_a_picture() {
+    for (h, w, c) in [(3, 5, 7), (8, 4, 64), (5, 9, 1)] {
+        let x = random(1, h * w * c);
+        let sizes = [h, 2, w, 2, c];
+        for features in all_features() {
+            let mut y = vec![f32::NAN; 4 * x.len()];
+            let shape = Strided::new(&sizes, [&[w * c, 0, c, 0, 1], &dense(&sizes)]).unwrap();
+            run_all(&Unary { act: Activation::Identity, x: x.as_ptr(), y: y.as_mut_ptr(), shape }, features);
+            for (i, y) in y.into_iter().enumerate() {
+                let (row, column, channel) = (i / (2 * w * c), i / c % (2 * w), i % c);
+                assert_eq!(
+                    y,
+                    x[(row / 2 * w + column / 2) * c + channel],
+                    "{h}x{w}x{c} on {}",
+                    features.isa.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn binary_functions_broadcast_and_slice() {
     type Case<'a> = (&'a [usize], &'a [usize], &'a [usize], &'a [usize]);
     let cases: [Case; 7] = [
