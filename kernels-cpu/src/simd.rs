@@ -24,6 +24,8 @@ pub trait Simd: Lanes {
     unsafe fn accumulate_f64(self, sums: *mut f64, squares: *mut f64);
     /// Asks for the cache line at `p`, which may lie anywhere.
     fn prefetch(p: *const f32);
+    /// Lanes 2i and 2i+1 exchanged.
+    fn swap_pairs(self) -> Self;
     /// The sum of the lanes.
     fn sum(self) -> f32;
     /// The largest lane.
