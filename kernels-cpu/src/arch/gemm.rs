@@ -17,7 +17,22 @@ pub const A_STRIDE: usize = A_WORDS + 16;
 
 /// Multiplies a packed block of A by a packed panel of B and sets (`first`) or adds to the tile `acc`
 /// (rows of the panel's width, contiguous).
-pub type Tile = unsafe fn(a: *const f32, b: *const f32, units: usize, acc: *mut f32, first: bool);
+///
+/// Meanwhile it prefetches what `ahead` names.
+pub type Tile =
+    unsafe fn(a: *const f32, b: *const f32, units: usize, acc: *mut f32, first: bool, ahead: Ahead);
+
+/// Memory that will be read soon: rows of `1 << shift` cache lines, `stride` bytes apart. A tile prefetches a line a
+/// unit, since a burst of prefetches would fill the miss buffers and stall. Nothing is dereferenced.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    /// The first byte.
+    pub from: *const u8,
+    /// Bytes from row to row.
+    pub stride: usize,
+    /// The logarithm of the lines of a row.
+    pub shift: u32,
+}
 
 /// Writes `len` elements of a row of A in packed form, at element `at` of the packed row `row`.
 pub type CopyRow = unsafe fn(from: *const f32, len: usize, row: *mut f32, at: usize);
@@ -122,11 +137,14 @@ pub unsafe fn tile<V: Lanes, D: Dot<V>, const MR: usize, const NV: usize>(
     units: usize,
     acc: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: every offset stays within the three extents that the caller vouches for.
     unsafe {
         let mut sum = [[V::new(0.0); NV]; MR];
         for u in 0..units {
+            let line = (u >> ahead.shift) * ahead.stride + (u & ((1 << ahead.shift) - 1)) * 64;
+            super::prefetch(ahead.from.wrapping_add(line));
             let columns: [V; NV] = std::array::from_fn(|j| V::load(b.add((u * NV + j) * V::LANES)));
             for (i, sum) in sum.iter_mut().enumerate() {
                 *sum = D::dot(a.add(i * A_STRIDE + u * D::A_WORDS), columns, *sum);

@@ -2,8 +2,9 @@
 
 use super::grid::{Cut, Grid, MAX_B_BYTES, MAX_TILES_DOWN, part};
 use super::weight::{Panels, RowsDType, Weight, WeightKind};
-use super::{Epilogue, GemmError, check_sizes, kernels};
-use crate::arch::gemm::{A_STRIDE, A_WORDS, GemmKernels, TileOut};
+use super::{Epilogue, GemmError, Rows, check_sizes, kernels};
+use crate::arch::gemm::{A_STRIDE, A_WORDS, Ahead, GemmKernels, TileOut};
+use crate::arch::prefetch;
 use crate::isa::Features;
 use std::ops::Range;
 
@@ -14,6 +15,10 @@ pub(crate) trait RowSource {
     /// # Safety
     /// The rows exist; `to` is writable for `rows` packed rows; the processor executes the kernels' set.
     unsafe fn pack(&self, kernels: &GemmKernels, m: usize, rows: usize, k: Range<usize>, to: *mut f32);
+
+    /// Where the rows from `m` on begin, at element `k`, and how many bytes they are apart; for prefetching, so a guess
+    /// that is right for most rows will do.
+    fn ahead(&self, m: usize, k: usize) -> (*const u8, usize);
 }
 
 /// The sizes of a product and the blocking that follows from them.
@@ -175,7 +180,9 @@ impl Run<'_> {
                         Weight::Packed(weight) => self.packed(weight, panel, &units),
                         Weight::Rows(from) => self.pack_b(from, panel, &units, self.a.add(self.layout.b)),
                     };
-                    self.tile(rows, panel)(a(block), b, units.len(), sums, block == 0);
+                    // The panel's own next block, if it is not in cache, is what is waited for here.
+                    let ahead = Ahead { from: b.cast(), stride: 0, shift: 0 };
+                    self.tile(rows, panel)(a(block), b, units.len(), sums, block == 0, ahead);
                 }
                 self.finish(m, rows, panel, sums);
             }
@@ -201,17 +208,26 @@ impl Run<'_> {
                     }
                 }
                 for tile in 0..self.tiles {
-                    let part = part(tile, self.tiles, self.rows.len());
-                    let (m, rows) = (self.rows.start + part.start, part.len());
+                    let here = part(tile, self.tiles, self.rows.len());
+                    let (m, rows) = (self.rows.start + here.start, here.len());
                     source.pack(core.kernels, m, rows, core.elements(&units), self.a);
+                    let next = self.rows.start + part(tile + 1, self.tiles, self.rows.len()).start;
+                    let lines = core.elements(&units).len().div_ceil(16);
+                    let rows_ahead = rows.div_ceil(self.panels.len());
                     for (i, panel) in self.panels.clone().enumerate() {
+                        // The next tile's rows of A, spread over the panels of this one.
+                        let (from, stride) = source.ahead(next + i * rows_ahead, core.elements(&units).start);
+                        let ahead = Ahead { from, stride, shift: lines.next_power_of_two().ilog2() };
+                        if block + 1 == core.blocks {
+                            self.prefetch_c(m, rows, panel);
+                        }
                         let b = match self.weight {
                             Weight::Packed(weight) => self.packed(weight, panel, &units),
                             Weight::Rows(_) => packed_b.add(i * width * units.len()),
                         };
                         let index = if core.blocks > 1 { tile * self.panels.len() + i } else { 0 };
                         let sums = self.a.add(self.layout.sums + index * core.kernels.rows * width);
-                        self.tile(rows, panel)(self.a, b, units.len(), sums, block == 0);
+                        self.tile(rows, panel)(self.a, b, units.len(), sums, block == 0, ahead);
                         if block + 1 == core.blocks {
                             self.finish(m, rows, panel, sums);
                         }
@@ -279,6 +295,23 @@ impl Run<'_> {
             }
         }
         to
+    }
+
+    /// Asks for the lines of C and of the residual that the tile will end in.
+    fn prefetch_c(&self, m: usize, rows: usize, panel: usize) {
+        let n = panel * self.core.panels.width;
+        let last = self.core.panels.panel_width(panel).min(self.core.n - n) - 1;
+        let c = self.epilogue.c;
+        for operand in
+            [Some(Rows { ptr: c.ptr.cast_const(), map: c.map }), self.epilogue.residual].into_iter().flatten()
+        {
+            for at in operand.map.offsets_from(m).take(rows) {
+                let first = operand.ptr.wrapping_add(at + n);
+                prefetch(first.cast());
+                prefetch(first.wrapping_add(last / 2).cast());
+                prefetch(first.wrapping_add(last).cast());
+            }
+        }
     }
 
     /// Carries a tile of sums to C.

@@ -98,4 +98,10 @@ impl RowSource for MemoryRows {
             }
         }
     }
+
+    #[inline]
+    fn ahead(&self, m: usize, k: usize) -> (*const u8, usize) {
+        let map = self.0.map;
+        (self.0.ptr.wrapping_add(map.offset(m) + k).cast(), map.inner_stride * 4)
+    }
 }

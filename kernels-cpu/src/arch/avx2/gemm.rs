@@ -13,9 +13,10 @@ unsafe fn tile_f32<const MR: usize, const NV: usize>(
     u: usize,
     c: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Ymm, F32, MR, NV>(a, b, u, c, first) }
+    unsafe { tile::<Ymm, F32, MR, NV>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -25,9 +26,10 @@ unsafe fn tile_widened<const MR: usize, const NV: usize>(
     u: usize,
     c: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Ymm, Bf16Widened, MR, NV>(a, b, u, c, first) }
+    unsafe { tile::<Ymm, Bf16Widened, MR, NV>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -35,9 +35,10 @@ unsafe fn tile_f32<const MR: usize, const NV: usize>(
     u: usize,
     c: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, F32, MR, NV>(a, b, u, c, first) }
+    unsafe { tile::<Zmm, F32, MR, NV>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
@@ -47,9 +48,10 @@ unsafe fn tile_widened<const MR: usize, const NV: usize>(
     u: usize,
     c: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, Bf16Widened, MR, NV>(a, b, u, c, first) }
+    unsafe { tile::<Zmm, Bf16Widened, MR, NV>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16")]
@@ -59,9 +61,10 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(
     u: usize,
     c: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, Bf16Native, MR, NV>(a, b, u, c, first) }
+    unsafe { tile::<Zmm, Bf16Native, MR, NV>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]

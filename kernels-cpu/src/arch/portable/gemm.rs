@@ -9,9 +9,10 @@ unsafe fn tile_f32<const MR: usize, const NV: usize>(
     u: usize,
     c: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Array<4>, F32, MR, NV>(a, b, u, c, first) }
+    unsafe { tile::<Array<4>, F32, MR, NV>(a, b, u, c, first, ahead) }
 }
 
 unsafe fn tile_widened<const MR: usize, const NV: usize>(
@@ -20,9 +21,10 @@ unsafe fn tile_widened<const MR: usize, const NV: usize>(
     u: usize,
     c: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Array<4>, Bf16Widened, MR, NV>(a, b, u, c, first) }
+    unsafe { tile::<Array<4>, Bf16Widened, MR, NV>(a, b, u, c, first, ahead) }
 }
 
 unsafe fn finish_tile(tile: &TileOut<'_>) {
