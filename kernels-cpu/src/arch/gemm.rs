@@ -18,7 +18,7 @@ pub const A_STRIDE: usize = A_WORDS + 16;
 /// Multiplies a packed block of A by a packed panel of B and sets (`first`) or adds to the tile `acc`
 /// (rows of the panel's width, contiguous).
 ///
-/// Meanwhile it prefetches what `ahead` names.
+/// Meanwhile it may prefetch what `ahead` names.
 pub type Tile =
     unsafe fn(a: *const f32, b: *const f32, units: usize, acc: *mut f32, first: bool, ahead: Ahead);
 
@@ -58,8 +58,10 @@ pub struct GemmKernels {
     pub unit: usize,
     /// Words of packed A in a unit.
     pub a_words: usize,
-    /// `tiles[rows - 1][vectors - 1]`.
+    /// `tiles[rows - 1][vectors - 1]`, prefetching.
     pub tiles: &'static [[Tile; 2]],
+    /// The same for B that is streamed from memory: without prefetching, which would hinder the hardware's.
+    pub streams: &'static [[Tile; 2]],
     /// Packs a piece of a row of A.
     pub copy_row: CopyRow,
     /// Finishes a tile.
@@ -131,7 +133,7 @@ impl<V: Lanes> Dot<V> for Bf16Widened {
 /// `a` holds `MR` packed rows of `units` units, `b` `units` rows of `NV` vectors, `acc` `MR` rows of `NV` vectors,
 /// initialised unless `first`; the processor executes the instruction set.
 #[inline(always)]
-pub unsafe fn tile<V: Lanes, D: Dot<V>, const MR: usize, const NV: usize>(
+pub unsafe fn tile<V: Lanes, D: Dot<V>, const MR: usize, const NV: usize, const AHEAD: bool>(
     a: *const f32,
     b: *const f32,
     units: usize,
@@ -143,8 +145,10 @@ pub unsafe fn tile<V: Lanes, D: Dot<V>, const MR: usize, const NV: usize>(
     unsafe {
         let mut sum = [[V::new(0.0); NV]; MR];
         for u in 0..units {
-            let line = (u >> ahead.shift) * ahead.stride + (u & ((1 << ahead.shift) - 1)) * 64;
-            super::prefetch(ahead.from.wrapping_add(line));
+            if AHEAD {
+                let line = (u >> ahead.shift) * ahead.stride + (u & ((1 << ahead.shift) - 1)) * 64;
+                super::prefetch(ahead.from.wrapping_add(line));
+            }
             let columns: [V; NV] = std::array::from_fn(|j| V::load(b.add((u * NV + j) * V::LANES)));
             for (i, sum) in sum.iter_mut().enumerate() {
                 *sum = D::dot(a.add(i * A_STRIDE + u * D::A_WORDS), columns, *sum);
@@ -181,15 +185,15 @@ pub struct TileOut<'a> {
 /// A pointwise function.
 #[inline(always)]
 pub fn activate<V: Lanes>(act: Activation, x: V) -> V {
-    use super::formulas::{erf, sigmoid, tanh};
+    use super::formulas::{erf, sigmoid};
     let k = |c: f32| x.splat(c);
     match act {
         Activation::Identity => x,
         Activation::Silu => x.mul(sigmoid(x)),
         Activation::GeluTanh => {
+            // 0.5 (1 + tanh u) = sigmoid(2u): one exponential and no cancellation.
             let cubic = x.mul(x).mul(x).mul_add(k(0.044715), x);
-            let half = x.mul(k(0.5));
-            half.mul_add(tanh(cubic.mul(k(0.797_884_6))), half)
+            x.mul(sigmoid(cubic.mul(k(2.0 * 0.797_884_6))))
         }
         Activation::GeluErf => {
             let half = x.mul(k(0.5));

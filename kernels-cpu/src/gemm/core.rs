@@ -8,6 +8,9 @@ use crate::arch::prefetch;
 use crate::isa::Features;
 use std::ops::Range;
 
+/// Up to this many tiles down, a task packs all of A and streams B.
+const FEW_TILES: usize = 2;
+
 /// Where the rows of A come from: memory, or the taps of a convolution.
 pub(crate) trait RowSource {
     /// Packs elements `k` of rows `m .. m + rows`, each [`A_STRIDE`] words after the last.
@@ -67,7 +70,8 @@ impl Core {
         let mut core = Core { kernels, weight, k, n, panels, blocks, cut, scratch_words: 0 };
         let most_tiles = max_rows.div_ceil(kernels.rows).min(MAX_TILES_DOWN);
         let most_panels = max_panels.min(panels.count());
-        core.scratch_words = core.scratch(1, most_panels).end.max(core.scratch(most_tiles, most_panels).end);
+        core.scratch_words =
+            (1..=most_tiles).map(|tiles| core.scratch(tiles, most_panels).end).max().unwrap_or(0);
         Ok(core)
     }
 
@@ -82,12 +86,18 @@ impl Core {
     fn scratch(&self, tiles: usize, panels: usize) -> Scratch {
         let GemmKernels { rows, .. } = *self.kernels;
         let block_units = self.panels.units.div_ceil(self.blocks);
-        let a = rows * A_STRIDE * if tiles == 1 { self.blocks } else { 1 };
+        let few = tiles <= FEW_TILES;
+        let a = rows * A_STRIDE * if few { self.blocks * tiles } else { 1 };
         let tile = rows * self.panels.width;
-        let sums = a + if tiles > 1 && self.blocks > 1 { tiles * panels * tile } else { tile };
+        let sums = a + tile
+            * match few {
+                true => tiles,
+                false if self.blocks > 1 => tiles * panels,
+                false => 1,
+            };
         let b_panels = match self.weight {
             WeightKind::Packed(_) => 0,
-            WeightKind::Rows(_) if tiles == 1 => 1,
+            WeightKind::Rows(_) if few => 1,
             WeightKind::Rows(_) => panels,
         };
         let b = sums + b_panels * self.panels.width * block_units;
@@ -131,7 +141,7 @@ impl Core {
         };
         debug_assert!(run.a.is_aligned());
         // SAFETY: passed on from the caller; the scratch was checked against the layout.
-        unsafe { if tiles == 1 { run.one_tile(source) } else { run.many_tiles(source) } }
+        unsafe { if tiles <= FEW_TILES { run.few_tiles(source) } else { run.many_tiles(source) } }
     }
 
     /// The units of block `block`.
@@ -163,28 +173,45 @@ impl Run<'_> {
     ///
     /// # Safety
     /// As [`Core::run`].
-    unsafe fn one_tile<S: RowSource>(&self, source: &S) {
+    unsafe fn few_tiles<S: RowSource>(&self, source: &S) {
         let core = self.core;
-        let (m, rows) = (self.rows.start, self.rows.len());
-        // SAFETY: the layout gives A all blocks, and one tile of sums; B is packed one block of one panel at a time.
+        let kernels = core.kernels;
+        let nothing = Ahead { from: std::ptr::null(), stride: 0, shift: 0 };
+        // SAFETY: the layout gives A all blocks of all tiles, and each tile its sums; B is packed one block of one panel
+        // at a time.
         unsafe {
-            let a = |block: usize| self.a.add(block * core.kernels.rows * A_STRIDE);
+            let a =
+                |block: usize, tile: usize| self.a.add((block * self.tiles + tile) * kernels.rows * A_STRIDE);
+            let sums = |tile: usize| self.a.add(self.layout.sums + tile * kernels.rows * core.panels.width);
             for block in 0..core.blocks {
-                source.pack(core.kernels, m, rows, core.elements(&core.block(block)), a(block));
+                for tile in 0..self.tiles {
+                    let rows = self.tile_rows(tile);
+                    source.pack(
+                        kernels,
+                        rows.start,
+                        rows.len(),
+                        core.elements(&core.block(block)),
+                        a(block, tile),
+                    );
+                }
             }
-            let sums = self.a.add(self.layout.sums);
             for panel in self.panels.clone() {
+                let vectors = core.panels.panel_width(panel) / kernels.lanes;
                 for block in 0..core.blocks {
                     let units = core.block(block);
                     let b = match self.weight {
                         Weight::Packed(weight) => self.packed(weight, panel, &units),
                         Weight::Rows(from) => self.pack_b(from, panel, &units, self.a.add(self.layout.b)),
                     };
-                    // The panel's own next block, if it is not in cache, is what is waited for here.
-                    let ahead = Ahead { from: b.cast(), stride: 0, shift: 0 };
-                    self.tile(rows, panel)(a(block), b, units.len(), sums, block == 0, ahead);
+                    for tile in 0..self.tiles {
+                        let stream = kernels.streams[self.tile_rows(tile).len() - 1][vectors - 1];
+                        stream(a(block, tile), b, units.len(), sums(tile), block == 0, nothing);
+                    }
                 }
-                self.finish(m, rows, panel, sums);
+                for tile in 0..self.tiles {
+                    let rows = self.tile_rows(tile);
+                    self.finish(rows.start, rows.len(), panel, sums(tile));
+                }
             }
         }
     }
@@ -208,15 +235,14 @@ impl Run<'_> {
                     }
                 }
                 for tile in 0..self.tiles {
-                    let here = part(tile, self.tiles, self.rows.len());
-                    let (m, rows) = (self.rows.start + here.start, here.len());
+                    let Range { start: m, end } = self.tile_rows(tile);
+                    let rows = end - m;
                     source.pack(core.kernels, m, rows, core.elements(&units), self.a);
-                    let next = self.rows.start + part(tile + 1, self.tiles, self.rows.len()).start;
                     let lines = core.elements(&units).len().div_ceil(16);
                     let rows_ahead = rows.div_ceil(self.panels.len());
                     for (i, panel) in self.panels.clone().enumerate() {
                         // The next tile's rows of A, spread over the panels of this one.
-                        let (from, stride) = source.ahead(next + i * rows_ahead, core.elements(&units).start);
+                        let (from, stride) = source.ahead(end + i * rows_ahead, core.elements(&units).start);
                         let ahead = Ahead { from, stride, shift: lines.next_power_of_two().ilog2() };
                         if block + 1 == core.blocks {
                             self.prefetch_c(m, rows, panel);
@@ -235,6 +261,12 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// The rows of a tile.
+    fn tile_rows(&self, tile: usize) -> Range<usize> {
+        let rows = part(tile, self.tiles, self.rows.len());
+        self.rows.start + rows.start..self.rows.start + rows.end
     }
 
     fn tile(&self, rows: usize, panel: usize) -> crate::arch::gemm::Tile {

@@ -7,7 +7,7 @@ use crate::arch::gemm::*;
 use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_f32<const MR: usize, const NV: usize>(
+unsafe fn tile_f32<const MR: usize, const NV: usize, const AHEAD: bool>(
     a: *const f32,
     b: *const f32,
     u: usize,
@@ -16,11 +16,11 @@ unsafe fn tile_f32<const MR: usize, const NV: usize>(
     ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Ymm, F32, MR, NV>(a, b, u, c, first, ahead) }
+    unsafe { tile::<Ymm, F32, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_widened<const MR: usize, const NV: usize>(
+unsafe fn tile_widened<const MR: usize, const NV: usize, const AHEAD: bool>(
     a: *const f32,
     b: *const f32,
     u: usize,
@@ -29,7 +29,7 @@ unsafe fn tile_widened<const MR: usize, const NV: usize>(
     ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Ymm, Bf16Widened, MR, NV>(a, b, u, c, first, ahead) }
+    unsafe { tile::<Ymm, Bf16Widened, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -77,7 +77,7 @@ unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
 }
 
 macro_rules! tiles {
-    ($f:ident: $($mr:literal)*) => { &[$([$f::<$mr, 1> as Tile, $f::<$mr, 2> as Tile]),*] };
+    ($f:ident, $ahead:literal: $($mr:literal)*) => { &[$([$f::<$mr, 1, $ahead> as Tile, $f::<$mr, 2, $ahead>]),*] };
 }
 
 /// f32 by f32.
@@ -86,7 +86,8 @@ pub static F32_KERNELS: GemmKernels = GemmKernels {
     lanes: 8,
     unit: 1,
     a_words: 1,
-    tiles: tiles!(tile_f32: 1 2 3 4 5 6),
+    tiles: tiles!(tile_f32, true: 1 2 3 4 5 6),
+    streams: tiles!(tile_f32, false: 1 2 3 4 5 6),
     copy_row: copy_row_f32,
     finish: finish_tile,
     transpose: transpose_words,
@@ -97,7 +98,8 @@ pub static F32_KERNELS: GemmKernels = GemmKernels {
 pub static WIDENED_KERNELS: GemmKernels = GemmKernels {
     unit: 2,
     a_words: 2,
-    tiles: tiles!(tile_widened: 1 2 3 4 5 6),
+    tiles: tiles!(tile_widened, true: 1 2 3 4 5 6),
+    streams: tiles!(tile_widened, false: 1 2 3 4 5 6),
     copy_row: copy_row_rounded,
     ..F32_KERNELS
 };

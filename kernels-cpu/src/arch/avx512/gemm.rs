@@ -29,7 +29,7 @@ impl Dot<Zmm> for Bf16Native {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile_f32<const MR: usize, const NV: usize>(
+unsafe fn tile_f32<const MR: usize, const NV: usize, const AHEAD: bool>(
     a: *const f32,
     b: *const f32,
     u: usize,
@@ -38,11 +38,11 @@ unsafe fn tile_f32<const MR: usize, const NV: usize>(
     ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, F32, MR, NV>(a, b, u, c, first, ahead) }
+    unsafe { tile::<Zmm, F32, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile_widened<const MR: usize, const NV: usize>(
+unsafe fn tile_widened<const MR: usize, const NV: usize, const AHEAD: bool>(
     a: *const f32,
     b: *const f32,
     u: usize,
@@ -51,11 +51,11 @@ unsafe fn tile_widened<const MR: usize, const NV: usize>(
     ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, Bf16Widened, MR, NV>(a, b, u, c, first, ahead) }
+    unsafe { tile::<Zmm, Bf16Widened, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16")]
-unsafe fn tile_bf16<const MR: usize, const NV: usize>(
+unsafe fn tile_bf16<const MR: usize, const NV: usize, const AHEAD: bool>(
     a: *const f32,
     b: *const f32,
     u: usize,
@@ -64,7 +64,7 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(
     ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, Bf16Native, MR, NV>(a, b, u, c, first, ahead) }
+    unsafe { tile::<Zmm, Bf16Native, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
@@ -127,7 +127,7 @@ unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
 }
 
 macro_rules! tiles {
-    ($f:ident: $($mr:literal)*) => { &[$([$f::<$mr, 1> as Tile, $f::<$mr, 2> as Tile]),*] };
+    ($f:ident, $ahead:literal: $($mr:literal)*) => { &[$([$f::<$mr, 1, $ahead> as Tile, $f::<$mr, 2, $ahead>]),*] };
 }
 
 /// f32 by f32.
@@ -136,7 +136,8 @@ pub static F32_KERNELS: GemmKernels = GemmKernels {
     lanes: 16,
     unit: 1,
     a_words: 1,
-    tiles: tiles!(tile_f32: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    tiles: tiles!(tile_f32, true: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    streams: tiles!(tile_f32, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     copy_row: copy_row_f32,
     finish: finish_tile,
     transpose: transpose_words,
@@ -147,7 +148,8 @@ pub static F32_KERNELS: GemmKernels = GemmKernels {
 pub static WIDENED_KERNELS: GemmKernels = GemmKernels {
     unit: 2,
     a_words: 2,
-    tiles: tiles!(tile_widened: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    tiles: tiles!(tile_widened, true: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    streams: tiles!(tile_widened, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     copy_row: copy_row_rounded,
     ..F32_KERNELS
 };
@@ -155,7 +157,8 @@ pub static WIDENED_KERNELS: GemmKernels = GemmKernels {
 /// bf16 by bf16; needs AVX512_BF16.
 pub static BF16_KERNELS: GemmKernels = GemmKernels {
     unit: 2,
-    tiles: tiles!(tile_bf16: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    tiles: tiles!(tile_bf16, true: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    streams: tiles!(tile_bf16, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     copy_row: copy_row_bf16,
     ..F32_KERNELS
 };
