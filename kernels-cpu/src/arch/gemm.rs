@@ -48,6 +48,9 @@ pub type Transpose =
 /// Converts `len` f16 at any alignment to f32.
 pub type WidenF16 = unsafe fn(from: *const u8, len: usize, to: *mut f32);
 
+/// How far along a row of B to prefetch while transposing, in bytes: sixteen rows are too many streams for the hardware.
+pub const TRANSPOSE_AHEAD: usize = 512;
+
 /// The inner loops of one instruction set for one kind of arithmetic.
 pub struct GemmKernels {
     /// Greatest number of rows of a tile.

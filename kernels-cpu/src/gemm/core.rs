@@ -7,6 +7,7 @@ use crate::arch::gemm::{A_STRIDE, A_WORDS, Ahead, GemmKernels, TileOut};
 use crate::arch::prefetch;
 use crate::isa::Features;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Up to this many tiles down, a task packs all of A and streams B.
 const FEW_TILES: usize = 2;
@@ -25,7 +26,6 @@ pub(crate) trait RowSource {
 }
 
 /// The sizes of a product and the blocking that follows from them.
-#[derive(Clone)]
 pub(crate) struct Core {
     kernels: &'static GemmKernels,
     weight: WeightKind,
@@ -36,6 +36,8 @@ pub(crate) struct Core {
     blocks: usize,
     cut: Cut,
     scratch_words: usize,
+    /// The grid of the latest run: see [`Core::grid`].
+    memo: AtomicU64,
 }
 
 /// How a task divides its scratch, in words from its start.
@@ -67,7 +69,8 @@ impl Core {
         let block_bytes = panels.width * panels.units.div_ceil(blocks) * 4;
         let max_panels = (MAX_B_BYTES / block_bytes).max(1);
         let cut = Cut { tile_rows: kernels.rows, panels: panels.count(), max_panels, workers };
-        let mut core = Core { kernels, weight, k, n, panels, blocks, cut, scratch_words: 0 };
+        let mut core =
+            Core { kernels, weight, k, n, panels, blocks, cut, scratch_words: 0, memo: AtomicU64::new(0) };
         let most_tiles = max_rows.div_ceil(kernels.rows).min(MAX_TILES_DOWN);
         let most_panels = max_panels.min(panels.count());
         core.scratch_words =
@@ -80,7 +83,22 @@ impl Core {
     }
 
     pub fn tasks(&self, rows: usize) -> usize {
-        if rows == 0 { 0 } else { self.cut.grid(rows).tasks() }
+        if rows == 0 { 0 } else { self.grid(rows).tasks() }
+    }
+
+    /// The grid for `rows` rows. The search for it takes microseconds, and every task of a run asks: the answer is kept,
+    /// with its question, in one word, so that no order between threads matters.
+    fn grid(&self, rows: usize) -> Grid {
+        let known = self.memo.load(Ordering::Relaxed);
+        if known >> 32 == rows as u64 {
+            return Grid { down: (known >> 16) as usize & 0xffff, across: known as usize & 0xffff };
+        }
+        let grid = self.cut.grid(rows);
+        if rows >> 32 == 0 && grid.down.max(grid.across) >> 16 == 0 {
+            let word = (rows as u64) << 32 | (grid.down as u64) << 16 | grid.across as u64;
+            self.memo.store(word, Ordering::Relaxed);
+        }
+        grid
     }
 
     fn scratch(&self, tiles: usize, panels: usize) -> Scratch {
@@ -124,7 +142,7 @@ impl Core {
         task: usize,
         scratch: &mut [u8],
     ) {
-        let grid: Grid = self.cut.grid(rows);
+        let grid = self.grid(rows);
         let (rows, panels) = grid.ranges(task, rows, self.panels.count());
         let tiles = rows.len().div_ceil(self.kernels.rows);
         let layout = self.scratch(tiles, panels.len());

@@ -22,7 +22,6 @@ pub struct LinearSpec {
 }
 
 /// A linear layer ready to run: see [`Linear::prepare`].
-#[derive(Clone)]
 pub struct Linear {
     core: Core,
 }

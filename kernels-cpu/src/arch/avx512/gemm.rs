@@ -100,6 +100,8 @@ unsafe fn copy_row_bf16(from: *const f32, len: usize, row: *mut f32, at: usize) 
     }
 }
 
+/// Blocks of 16 rows by 16 words: pairs, then fours of rows are interleaved within each quarter of a register, then
+/// quarters are exchanged.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn transpose_words(
     from: *const u8,
@@ -109,8 +111,53 @@ unsafe fn transpose_words(
     to: *mut f32,
     width: usize,
 ) {
-    // SAFETY: passed on from the caller.
-    unsafe { transpose(from, stride, rows, words, to, width) }
+    for r in (0..width).step_by(16) {
+        for w in (0..words).step_by(16) {
+            let step = 16.min(words - w);
+            let mask = (0xffff_u32 >> (16 - step)) as __mmask16;
+            // SAFETY: row `r + i < rows` is read in words `w .. w + step` and prefetched further on; `to` has `width`
+            // columns, a multiple of 16, in each of `words` rows.
+            unsafe {
+                let load = |i: usize| match r + i < rows {
+                    true => {
+                        let row = from.add((r + i) * stride + w * 4);
+                        crate::arch::prefetch(row.wrapping_add(TRANSPOSE_AHEAD));
+                        _mm512_maskz_loadu_ps(mask, row.cast())
+                    }
+                    false => _mm512_setzero_ps(),
+                };
+                let mut fours = [_mm512_setzero_ps(); 16];
+                for g in 0..4 {
+                    let [a, b, c, d] = std::array::from_fn(|i| load(4 * g + i));
+                    let pd = |x| _mm512_castps_pd(x);
+                    let (ab, cd) = (pd(_mm512_unpacklo_ps(a, b)), pd(_mm512_unpacklo_ps(c, d)));
+                    fours[g] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                    fours[4 + g] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+                    let (ab, cd) = (pd(_mm512_unpackhi_ps(a, b)), pd(_mm512_unpackhi_ps(c, d)));
+                    fours[8 + g] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                    fours[12 + g] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+                }
+                // `fours[4 j + g]` holds, in quarter q, word 4 q + j of rows 4 g .. 4 g + 4.
+                for j in 0..4 {
+                    let [a, b, c, d] = std::array::from_fn(|g| fours[4 * j + g]);
+                    let (ab, cd) = (_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d));
+                    let (high_ab, high_cd) =
+                        (_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d));
+                    let quarters = [
+                        _mm512_shuffle_f32x4::<0x88>(ab, cd),
+                        _mm512_shuffle_f32x4::<0xdd>(ab, cd),
+                        _mm512_shuffle_f32x4::<0x88>(high_ab, high_cd),
+                        _mm512_shuffle_f32x4::<0xdd>(high_ab, high_cd),
+                    ];
+                    for (q, words) in quarters.into_iter().enumerate() {
+                        if 4 * q + j < step {
+                            _mm512_storeu_ps(to.add((w + 4 * q + j) * width + r), words);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
