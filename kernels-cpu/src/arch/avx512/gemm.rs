@@ -87,10 +87,16 @@ unsafe fn copy_row_rounded(from: *const f32, len: usize, row: *mut f32, at: usiz
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16")]
 unsafe fn copy_row_bf16(from: *const f32, len: usize, row: *mut f32, at: usize) {
-    // SAFETY: the loads are masked to `len` elements of `from`, the stores to `len` halfwords from element `at`.
+    // SAFETY: whole vectors end at or before `len`; after them, loads and stores are masked to `len` elements.
     unsafe {
         let to = row.cast::<i16>().add(at);
         let mut i = 0;
+        while i + 32 <= len {
+            let (low, high) = (_mm512_loadu_ps(from.add(i)), _mm512_loadu_ps(from.add(i + 16)));
+            let narrow = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(to.add(i).cast(), narrow);
+            i += 32;
+        }
         while i < len {
             let mask = if len - i >= 16 { 0xffff } else { (1u16 << (len - i)) - 1 };
             let narrow = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from.add(i)));
