@@ -14,6 +14,7 @@ pub mod isa;
 pub mod kernel;
 pub mod norm;
 pub mod pool;
+pub mod reference;
 pub mod rope;
 mod scratch;
 pub mod simd;
