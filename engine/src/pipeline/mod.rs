@@ -199,6 +199,8 @@ impl Selftok {
         let k = config.num_tokens;
         let (mut ids, mut score, mut margin) =
             (vec![0i32; count * k], vec![0.0; count * k], vec![0.0; count * k]);
+        // The features are an output of the network too; here nobody asks for them.
+        let mut features = vec![0.0; self.batch.min(count) * k * config.encoder.query_size];
         let chunks = latents.chunks(self.batch * self.latent_numel());
         let results = ids
             .chunks_mut(self.batch * k)
@@ -208,7 +210,12 @@ impl Selftok {
             net.run(
                 latents.len() / self.latent_numel(),
                 &[("latent", latents.into())],
-                &mut [("indices", ids.into()), ("score", score.into()), ("margin", margin.into())],
+                &mut [
+                    ("indices", ids.into()),
+                    ("score", score.into()),
+                    ("margin", margin.into()),
+                    ("hidden_states", (&mut features[..]).into()),
+                ],
                 counter,
             )?;
         }
