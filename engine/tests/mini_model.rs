@@ -139,8 +139,8 @@ fn fifty_steps_of_diffusion_are_one_run() {
             .expect("runs");
         let mut table = executable.slots(STEPS);
         table.set(slot("batch"), PICTURES as u32).set(slot("grid"), STEPS as u32);
-        for step in 0..STEPS {
-            let visible = schedule.visible(times[step], prefix);
+        for (step, &t) in times[..STEPS].iter().enumerate() {
+            let visible = schedule.visible(t, prefix);
             table.set_at(step, slot("step"), step as u32);
             table.set_at(step, slot("visible.lo"), visible.start as u32);
             table.set_at(step, slot("visible.hi"), visible.end as u32);

@@ -130,7 +130,7 @@ fn a_weight_of_the_request_stays_in_the_map_and_one_of_bind_is_let_go() {
         "{released:?}"
     );
     // What is held is the packed matrix of the step, columns padded to a panel.
-    assert!(bytes >= 8 * 32 * 4 && bytes <= 64 * 32 * 4, "{bytes}");
+    assert!((8 * 32 * 4..=64 * 32 * 4).contains(&bytes), "{bytes}");
     for (compute, dtype, tolerance) in [
         (ComputeType::F32, RowsDType::F16, 5e-3),
         (ComputeType::F32, RowsDType::Bf16, 3e-2),
