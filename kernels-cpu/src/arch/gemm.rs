@@ -17,7 +17,22 @@ pub const A_STRIDE: usize = A_WORDS + 16;
 
 /// Multiplies a packed block of A by a packed panel of B and sets (`first`) or adds to the tile `acc`
 /// (rows of the panel's width, contiguous).
-pub type Tile = unsafe fn(a: *const f32, b: *const f32, units: usize, acc: *mut f32, first: bool);
+///
+/// Meanwhile it may prefetch what `ahead` names.
+pub type Tile =
+    unsafe fn(a: *const f32, b: *const f32, units: usize, acc: *mut f32, first: bool, ahead: Ahead);
+
+/// Memory that will be read soon: rows of `1 << shift` cache lines, `stride` bytes apart. A tile prefetches a line a
+/// unit, since a burst of prefetches would fill the miss buffers and stall. Nothing is dereferenced.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    /// The first byte.
+    pub from: *const u8,
+    /// Bytes from row to row.
+    pub stride: usize,
+    /// The logarithm of the lines of a row.
+    pub shift: u32,
+}
 
 /// Writes `len` elements of a row of A in packed form, at element `at` of the packed row `row`.
 pub type CopyRow = unsafe fn(from: *const f32, len: usize, row: *mut f32, at: usize);
@@ -33,6 +48,9 @@ pub type Transpose =
 /// Converts `len` f16 at any alignment to f32.
 pub type WidenF16 = unsafe fn(from: *const u8, len: usize, to: *mut f32);
 
+/// How far along a row of B to prefetch while transposing, in bytes: sixteen rows are too many streams for the hardware.
+pub const TRANSPOSE_AHEAD: usize = 512;
+
 /// The inner loops of one instruction set for one kind of arithmetic.
 pub struct GemmKernels {
     /// Greatest number of rows of a tile.
@@ -43,8 +61,10 @@ pub struct GemmKernels {
     pub unit: usize,
     /// Words of packed A in a unit.
     pub a_words: usize,
-    /// `tiles[rows - 1][vectors - 1]`.
+    /// `tiles[rows - 1][vectors - 1]`, prefetching.
     pub tiles: &'static [[Tile; 2]],
+    /// The same for B that is streamed from memory: without prefetching, which would hinder the hardware's.
+    pub streams: &'static [[Tile; 2]],
     /// Packs a piece of a row of A.
     pub copy_row: CopyRow,
     /// Finishes a tile.
@@ -116,17 +136,22 @@ impl<V: Lanes> Dot<V> for Bf16Widened {
 /// `a` holds `MR` packed rows of `units` units, `b` `units` rows of `NV` vectors, `acc` `MR` rows of `NV` vectors,
 /// initialised unless `first`; the processor executes the instruction set.
 #[inline(always)]
-pub unsafe fn tile<V: Lanes, D: Dot<V>, const MR: usize, const NV: usize>(
+pub unsafe fn tile<V: Lanes, D: Dot<V>, const MR: usize, const NV: usize, const AHEAD: bool>(
     a: *const f32,
     b: *const f32,
     units: usize,
     acc: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: every offset stays within the three extents that the caller vouches for.
     unsafe {
         let mut sum = [[V::new(0.0); NV]; MR];
         for u in 0..units {
+            if AHEAD {
+                let line = (u >> ahead.shift) * ahead.stride + (u & ((1 << ahead.shift) - 1)) * 64;
+                super::prefetch(ahead.from.wrapping_add(line));
+            }
             let columns: [V; NV] = std::array::from_fn(|j| V::load(b.add((u * NV + j) * V::LANES)));
             for (i, sum) in sum.iter_mut().enumerate() {
                 *sum = D::dot(a.add(i * A_STRIDE + u * D::A_WORDS), columns, *sum);
@@ -163,15 +188,15 @@ pub struct TileOut<'a> {
 /// A pointwise function.
 #[inline(always)]
 pub fn activate<V: Lanes>(act: Activation, x: V) -> V {
-    use super::formulas::{erf, sigmoid, tanh};
+    use super::formulas::{erf, sigmoid};
     let k = |c: f32| x.splat(c);
     match act {
         Activation::Identity => x,
         Activation::Silu => x.mul(sigmoid(x)),
         Activation::GeluTanh => {
+            // 0.5 (1 + tanh u) = sigmoid(2u): one exponential and no cancellation.
             let cubic = x.mul(x).mul(x).mul_add(k(0.044715), x);
-            let half = x.mul(k(0.5));
-            half.mul_add(tanh(cubic.mul(k(0.797_884_6))), half)
+            x.mul(sigmoid(cubic.mul(k(2.0 * 0.797_884_6))))
         }
         Activation::GeluErf => {
             let half = x.mul(k(0.5));

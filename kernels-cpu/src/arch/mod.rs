@@ -13,3 +13,15 @@ pub mod lanes;
 pub mod portable;
 
 pub use lanes::Lanes;
+
+/// Asks for the cache line of `at` without waiting; any address will do, nothing is dereferenced.
+#[inline(always)]
+pub fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the x86-64 baseline, and a prefetch never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

@@ -43,7 +43,6 @@ pub struct ConvSpec {
 }
 
 /// A convolution ready to run: see [`Conv2d::prepare`].
-#[derive(Clone)]
 pub struct Conv2d {
     core: Core,
     geometry: Geometry,

@@ -87,6 +87,22 @@ impl RowSource for Taps<'_> {
             }
         }
     }
+
+    #[inline]
+    fn ahead(&self, m: usize, k: usize) -> (*const u8, usize) {
+        let geometry = self.geometry;
+        let [height, width] = geometry.output;
+        let (tap, channel) = (k / geometry.channels, k % geometry.channels);
+        let stored = |axis: usize, out: usize, tap: usize| {
+            (out * geometry.stride + tap).saturating_sub(geometry.before[axis]) >> geometry.upsample as u32
+        };
+        let y = stored(0, m / width % height, tap / geometry.kernel[1]);
+        let x = stored(1, m % width, tap % geometry.kernel[1]);
+        let at = m / (height * width) * self.image_stride
+            + (y * geometry.input[1] + x) * self.pixel_stride
+            + channel;
+        (self.x.wrapping_add(at).cast(), self.pixel_stride * geometry.stride * 4)
+    }
 }
 
 /// Enough zeros for any run of taps: a block of k.

@@ -2,10 +2,15 @@
 
 use super::grid::{Cut, Grid, MAX_B_BYTES, MAX_TILES_DOWN, part};
 use super::weight::{Panels, RowsDType, Weight, WeightKind};
-use super::{Epilogue, GemmError, check_sizes, kernels};
-use crate::arch::gemm::{A_STRIDE, A_WORDS, GemmKernels, TileOut};
+use super::{Epilogue, GemmError, Rows, check_sizes, kernels};
+use crate::arch::gemm::{A_STRIDE, A_WORDS, Ahead, GemmKernels, TileOut};
+use crate::arch::prefetch;
 use crate::isa::Features;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Up to this many tiles down, a task packs all of A and streams B.
+const FEW_TILES: usize = 2;
 
 /// Where the rows of A come from: memory, or the taps of a convolution.
 pub(crate) trait RowSource {
@@ -14,10 +19,13 @@ pub(crate) trait RowSource {
     /// # Safety
     /// The rows exist; `to` is writable for `rows` packed rows; the processor executes the kernels' set.
     unsafe fn pack(&self, kernels: &GemmKernels, m: usize, rows: usize, k: Range<usize>, to: *mut f32);
+
+    /// Where the rows from `m` on begin, at element `k`, and how many bytes they are apart; for prefetching, so a guess
+    /// that is right for most rows will do.
+    fn ahead(&self, m: usize, k: usize) -> (*const u8, usize);
 }
 
 /// The sizes of a product and the blocking that follows from them.
-#[derive(Clone)]
 pub(crate) struct Core {
     kernels: &'static GemmKernels,
     weight: WeightKind,
@@ -28,6 +36,8 @@ pub(crate) struct Core {
     blocks: usize,
     cut: Cut,
     scratch_words: usize,
+    /// The grid of the latest run: see [`Core::grid`].
+    memo: AtomicU64,
 }
 
 /// How a task divides its scratch, in words from its start.
@@ -59,10 +69,12 @@ impl Core {
         let block_bytes = panels.width * panels.units.div_ceil(blocks) * 4;
         let max_panels = (MAX_B_BYTES / block_bytes).max(1);
         let cut = Cut { tile_rows: kernels.rows, panels: panels.count(), max_panels, workers };
-        let mut core = Core { kernels, weight, k, n, panels, blocks, cut, scratch_words: 0 };
+        let mut core =
+            Core { kernels, weight, k, n, panels, blocks, cut, scratch_words: 0, memo: AtomicU64::new(0) };
         let most_tiles = max_rows.div_ceil(kernels.rows).min(MAX_TILES_DOWN);
         let most_panels = max_panels.min(panels.count());
-        core.scratch_words = core.scratch(1, most_panels).end.max(core.scratch(most_tiles, most_panels).end);
+        core.scratch_words =
+            (1..=most_tiles).map(|tiles| core.scratch(tiles, most_panels).end).max().unwrap_or(0);
         Ok(core)
     }
 
@@ -71,18 +83,39 @@ impl Core {
     }
 
     pub fn tasks(&self, rows: usize) -> usize {
-        if rows == 0 { 0 } else { self.cut.grid(rows).tasks() }
+        if rows == 0 { 0 } else { self.grid(rows).tasks() }
+    }
+
+    /// The grid for `rows` rows. The search for it takes microseconds, and every task of a run asks: the answer is kept,
+    /// with its question, in one word, so that no order between threads matters.
+    fn grid(&self, rows: usize) -> Grid {
+        let known = self.memo.load(Ordering::Relaxed);
+        if known >> 32 == rows as u64 {
+            return Grid { down: (known >> 16) as usize & 0xffff, across: known as usize & 0xffff };
+        }
+        let grid = self.cut.grid(rows);
+        if rows >> 32 == 0 && grid.down.max(grid.across) >> 16 == 0 {
+            let word = (rows as u64) << 32 | (grid.down as u64) << 16 | grid.across as u64;
+            self.memo.store(word, Ordering::Relaxed);
+        }
+        grid
     }
 
     fn scratch(&self, tiles: usize, panels: usize) -> Scratch {
         let GemmKernels { rows, .. } = *self.kernels;
         let block_units = self.panels.units.div_ceil(self.blocks);
-        let a = rows * A_STRIDE * if tiles == 1 { self.blocks } else { 1 };
+        let few = tiles <= FEW_TILES;
+        let a = rows * A_STRIDE * if few { self.blocks * tiles } else { 1 };
         let tile = rows * self.panels.width;
-        let sums = a + if tiles > 1 && self.blocks > 1 { tiles * panels * tile } else { tile };
+        let sums = a + tile
+            * match few {
+                true => tiles,
+                false if self.blocks > 1 => tiles * panels,
+                false => 1,
+            };
         let b_panels = match self.weight {
             WeightKind::Packed(_) => 0,
-            WeightKind::Rows(_) if tiles == 1 => 1,
+            WeightKind::Rows(_) if few => 1,
             WeightKind::Rows(_) => panels,
         };
         let b = sums + b_panels * self.panels.width * block_units;
@@ -109,7 +142,7 @@ impl Core {
         task: usize,
         scratch: &mut [u8],
     ) {
-        let grid: Grid = self.cut.grid(rows);
+        let grid = self.grid(rows);
         let (rows, panels) = grid.ranges(task, rows, self.panels.count());
         let tiles = rows.len().div_ceil(self.kernels.rows);
         let layout = self.scratch(tiles, panels.len());
@@ -126,7 +159,7 @@ impl Core {
         };
         debug_assert!(run.a.is_aligned());
         // SAFETY: passed on from the caller; the scratch was checked against the layout.
-        unsafe { if tiles == 1 { run.one_tile(source) } else { run.many_tiles(source) } }
+        unsafe { if tiles <= FEW_TILES { run.few_tiles(source) } else { run.many_tiles(source) } }
     }
 
     /// The units of block `block`.
@@ -158,26 +191,45 @@ impl Run<'_> {
     ///
     /// # Safety
     /// As [`Core::run`].
-    unsafe fn one_tile<S: RowSource>(&self, source: &S) {
+    unsafe fn few_tiles<S: RowSource>(&self, source: &S) {
         let core = self.core;
-        let (m, rows) = (self.rows.start, self.rows.len());
-        // SAFETY: the layout gives A all blocks, and one tile of sums; B is packed one block of one panel at a time.
+        let kernels = core.kernels;
+        let nothing = Ahead { from: std::ptr::null(), stride: 0, shift: 0 };
+        // SAFETY: the layout gives A all blocks of all tiles, and each tile its sums; B is packed one block of one panel
+        // at a time.
         unsafe {
-            let a = |block: usize| self.a.add(block * core.kernels.rows * A_STRIDE);
+            let a =
+                |block: usize, tile: usize| self.a.add((block * self.tiles + tile) * kernels.rows * A_STRIDE);
+            let sums = |tile: usize| self.a.add(self.layout.sums + tile * kernels.rows * core.panels.width);
             for block in 0..core.blocks {
-                source.pack(core.kernels, m, rows, core.elements(&core.block(block)), a(block));
+                for tile in 0..self.tiles {
+                    let rows = self.tile_rows(tile);
+                    source.pack(
+                        kernels,
+                        rows.start,
+                        rows.len(),
+                        core.elements(&core.block(block)),
+                        a(block, tile),
+                    );
+                }
             }
-            let sums = self.a.add(self.layout.sums);
             for panel in self.panels.clone() {
+                let vectors = core.panels.panel_width(panel) / kernels.lanes;
                 for block in 0..core.blocks {
                     let units = core.block(block);
                     let b = match self.weight {
                         Weight::Packed(weight) => self.packed(weight, panel, &units),
                         Weight::Rows(from) => self.pack_b(from, panel, &units, self.a.add(self.layout.b)),
                     };
-                    self.tile(rows, panel)(a(block), b, units.len(), sums, block == 0);
+                    for tile in 0..self.tiles {
+                        let stream = kernels.streams[self.tile_rows(tile).len() - 1][vectors - 1];
+                        stream(a(block, tile), b, units.len(), sums(tile), block == 0, nothing);
+                    }
                 }
-                self.finish(m, rows, panel, sums);
+                for tile in 0..self.tiles {
+                    let rows = self.tile_rows(tile);
+                    self.finish(rows.start, rows.len(), panel, sums(tile));
+                }
             }
         }
     }
@@ -201,17 +253,25 @@ impl Run<'_> {
                     }
                 }
                 for tile in 0..self.tiles {
-                    let part = part(tile, self.tiles, self.rows.len());
-                    let (m, rows) = (self.rows.start + part.start, part.len());
+                    let Range { start: m, end } = self.tile_rows(tile);
+                    let rows = end - m;
                     source.pack(core.kernels, m, rows, core.elements(&units), self.a);
+                    let lines = core.elements(&units).len().div_ceil(16);
+                    let rows_ahead = rows.div_ceil(self.panels.len());
                     for (i, panel) in self.panels.clone().enumerate() {
+                        // The next tile's rows of A, spread over the panels of this one.
+                        let (from, stride) = source.ahead(end + i * rows_ahead, core.elements(&units).start);
+                        let ahead = Ahead { from, stride, shift: lines.next_power_of_two().ilog2() };
+                        if block + 1 == core.blocks {
+                            self.prefetch_c(m, rows, panel);
+                        }
                         let b = match self.weight {
                             Weight::Packed(weight) => self.packed(weight, panel, &units),
                             Weight::Rows(_) => packed_b.add(i * width * units.len()),
                         };
                         let index = if core.blocks > 1 { tile * self.panels.len() + i } else { 0 };
                         let sums = self.a.add(self.layout.sums + index * core.kernels.rows * width);
-                        self.tile(rows, panel)(self.a, b, units.len(), sums, block == 0);
+                        self.tile(rows, panel)(self.a, b, units.len(), sums, block == 0, ahead);
                         if block + 1 == core.blocks {
                             self.finish(m, rows, panel, sums);
                         }
@@ -219,6 +279,12 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// The rows of a tile.
+    fn tile_rows(&self, tile: usize) -> Range<usize> {
+        let rows = part(tile, self.tiles, self.rows.len());
+        self.rows.start + rows.start..self.rows.start + rows.end
     }
 
     fn tile(&self, rows: usize, panel: usize) -> crate::arch::gemm::Tile {
@@ -279,6 +345,23 @@ impl Run<'_> {
             }
         }
         to
+    }
+
+    /// Asks for the lines of C and of the residual that the tile will end in.
+    fn prefetch_c(&self, m: usize, rows: usize, panel: usize) {
+        let n = panel * self.core.panels.width;
+        let last = self.core.panels.panel_width(panel).min(self.core.n - n) - 1;
+        let c = self.epilogue.c;
+        for operand in
+            [Some(Rows { ptr: c.ptr.cast_const(), map: c.map }), self.epilogue.residual].into_iter().flatten()
+        {
+            for at in operand.map.offsets_from(m).take(rows) {
+                let first = operand.ptr.wrapping_add(at + n);
+                prefetch(first.cast());
+                prefetch(first.wrapping_add(last / 2).cast());
+                prefetch(first.wrapping_add(last).cast());
+            }
+        }
     }
 
     /// Carries a tile of sums to C.

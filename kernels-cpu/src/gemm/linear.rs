@@ -22,7 +22,6 @@ pub struct LinearSpec {
 }
 
 /// A linear layer ready to run: see [`Linear::prepare`].
-#[derive(Clone)]
 pub struct Linear {
     core: Core,
 }
@@ -97,5 +96,11 @@ impl RowSource for MemoryRows {
                 kernels.pad_row(row, k.len());
             }
         }
+    }
+
+    #[inline]
+    fn ahead(&self, m: usize, k: usize) -> (*const u8, usize) {
+        let map = self.0.map;
+        (self.0.ptr.wrapping_add(map.offset(m) + k).cast(), map.inner_stride * 4)
     }
 }

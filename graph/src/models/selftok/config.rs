@@ -6,7 +6,7 @@ use crate::models::MAX_BATCH;
 use serde::Deserialize;
 
 /// Number of stages of the token schedule, each 200 thousandths of time long.
-pub(super) const STAGES: usize = 5;
+const STAGES: usize = 5;
 
 /// Sizes of encoder, quantiser, decoder and renderer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -3,26 +3,28 @@
 use super::math::Array;
 use crate::arch::gemm::*;
 
-unsafe fn tile_f32<const MR: usize, const NV: usize>(
+unsafe fn tile_f32<const MR: usize, const NV: usize, const AHEAD: bool>(
     a: *const f32,
     b: *const f32,
     u: usize,
     c: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Array<4>, F32, MR, NV>(a, b, u, c, first) }
+    unsafe { tile::<Array<4>, F32, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
 }
 
-unsafe fn tile_widened<const MR: usize, const NV: usize>(
+unsafe fn tile_widened<const MR: usize, const NV: usize, const AHEAD: bool>(
     a: *const f32,
     b: *const f32,
     u: usize,
     c: *mut f32,
     first: bool,
+    ahead: Ahead,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<Array<4>, Bf16Widened, MR, NV>(a, b, u, c, first) }
+    unsafe { tile::<Array<4>, Bf16Widened, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
 }
 
 unsafe fn finish_tile(tile: &TileOut<'_>) {
@@ -58,7 +60,7 @@ unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
 }
 
 macro_rules! tiles {
-    ($f:ident: $($mr:literal)*) => { &[$([$f::<$mr, 1> as Tile, $f::<$mr, 2> as Tile]),*] };
+    ($f:ident, $ahead:literal: $($mr:literal)*) => { &[$([$f::<$mr, 1, $ahead> as Tile, $f::<$mr, 2, $ahead>]),*] };
 }
 
 /// f32 by f32.
@@ -67,7 +69,8 @@ pub static F32_KERNELS: GemmKernels = GemmKernels {
     lanes: 4,
     unit: 1,
     a_words: 1,
-    tiles: tiles!(tile_f32: 1 2 3 4 5 6),
+    tiles: tiles!(tile_f32, true: 1 2 3 4 5 6),
+    streams: tiles!(tile_f32, false: 1 2 3 4 5 6),
     copy_row: copy_row_f32,
     finish: finish_tile,
     transpose: transpose_words,
@@ -78,7 +81,8 @@ pub static F32_KERNELS: GemmKernels = GemmKernels {
 pub static WIDENED_KERNELS: GemmKernels = GemmKernels {
     unit: 2,
     a_words: 2,
-    tiles: tiles!(tile_widened: 1 2 3 4 5 6),
+    tiles: tiles!(tile_widened, true: 1 2 3 4 5 6),
+    streams: tiles!(tile_widened, false: 1 2 3 4 5 6),
     copy_row: copy_row_rounded,
     ..F32_KERNELS
 };
