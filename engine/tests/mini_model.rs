@@ -1,8 +1,9 @@
 //! The small trained model through the embedding API, judged by what the original computed: encoding, rendering in one
 //! pass, and fifty steps of diffusion in one run.
 
-use selftok::{ComputeType, CpuOptions, Device, Executable, RunOptions};
-use selftok_graph::models::selftok::{Config, TokenSchedule, decoder, encoder, renderer, time_grid};
+use selftok::schedule::{TimeGrid, TokenSchedule};
+use selftok::{ComputeType, CpuOptions, Device, Executable, Input, Output, RunOptions};
+use selftok_graph::models::selftok::{Config, decoder, encoder, renderer};
 use selftok_graph::{Program, compile};
 use selftok_loader::{TensorSource, Weights};
 use std::path::{Path, PathBuf};
@@ -60,12 +61,12 @@ fn pictures_become_the_tokens_of_the_original() {
         .run_entry(
             executable.entry("encode").expect("an entry"),
             &slots,
-            &[(executable.input("latent").expect("an input"), &latent)],
+            &[(executable.input("latent").expect("an input"), Input::F32(&latent))],
             &mut [
-                (names[0], &mut hidden),
-                (names[1], &mut ids),
-                (names[2], &mut score),
-                (names[3], &mut margin),
+                (names[0], Output::F32(&mut hidden)),
+                (names[1], Output::I32(&mut ids)),
+                (names[2], Output::F32(&mut score)),
+                (names[3], Output::F32(&mut margin)),
             ],
             RunOptions::default(),
         )
@@ -97,8 +98,8 @@ fn tokens_are_rendered_in_one_pass() {
             .run_entry(
                 executable.only_entry().expect("one entry"),
                 &slots,
-                &[(executable.input("tokens").expect("an input"), &tokens())],
-                &mut [(executable.output("rendered_latent").expect("an output"), &mut latent)],
+                &[(executable.input("tokens").expect("an input"), Input::I32(&tokens()))],
+                &mut [(executable.output("rendered_latent").expect("an output"), Output::F32(&mut latent))],
                 RunOptions::default(),
             )
             .expect("runs");
@@ -113,7 +114,8 @@ fn fifty_steps_of_diffusion_are_one_run() {
     // Two of the pictures: the others would only take longer.
     const PICTURES: usize = 2;
     let config = config();
-    let schedule = TokenSchedule::new(&config).expect("a schedule");
+    let schedule =
+        TokenSchedule::new(config.tokens_per_stage.as_deref().expect("stages")).expect("a schedule");
     let options = decoder::Options { context_see_xt: true, trace: false };
     let start = decoder::start(&config, PICTURES, [16, 16]).expect("a graph");
     let sample = decoder::sample(&config, PICTURES, [16, 16], STEPS, options).expect("a graph");
@@ -132,21 +134,21 @@ fn fifty_steps_of_diffusion_are_one_run() {
     let input = executable.plan().entries[0].inputs[0].name.clone();
     let noise_in = executable.input(&input).expect("an input");
     let ids = tokens()[..PICTURES * config.num_tokens].to_vec();
-    let times = time_grid(STEPS);
+    let grid = TimeGrid::new(STEPS).expect("a grid");
     for (prefix, name) in [(64, "diffused_latent_50"), (16, "diffused_latent_50_prefix_16")] {
         session
-            .run_entry(start, &slots, &[(noise_in, &noise)], &mut [], RunOptions::default())
+            .run_entry(start, &slots, &[(noise_in, Input::F32(&noise))], &mut [], RunOptions::default())
             .expect("runs");
         let mut table = executable.slots(STEPS);
         table.set(slot("batch"), PICTURES as u32).set(slot("grid"), STEPS as u32);
-        for (step, &t) in times[..STEPS].iter().enumerate() {
-            let visible = schedule.visible(t, prefix);
+        for (step, tau) in grid.taus().enumerate() {
+            let visible = schedule.visible(tau, prefix).expect("a prefix");
             table.set_at(step, slot("step"), step as u32);
             table.set_at(step, slot("visible.lo"), visible.start as u32);
             table.set_at(step, slot("visible.hi"), visible.end as u32);
         }
-        let t: Vec<f32> = times[..STEPS].to_vec();
-        let coeffs: Vec<f32> = times.windows(2).flat_map(|w| [1.0, w[1] - w[0]]).collect();
+        let t = grid.times()[..STEPS].to_vec();
+        let coeffs: Vec<f32> = grid.step_sizes().flat_map(|size| [1.0, -size]).collect();
         let want = two(name);
         let mut latent = vec![0.0f32; want.len()];
         session
@@ -154,11 +156,11 @@ fn fifty_steps_of_diffusion_are_one_run() {
                 executable.entry("sample").expect("an entry"),
                 &table,
                 &[
-                    (executable.input("tokens").expect("an input"), &ids),
-                    (executable.input("t").expect("an input"), &t),
-                    (executable.input("coeffs").expect("an input"), &coeffs),
+                    (executable.input("tokens").expect("an input"), Input::I32(&ids)),
+                    (executable.input("t").expect("an input"), Input::F32(&t)),
+                    (executable.input("coeffs").expect("an input"), Input::F32(&coeffs)),
                 ],
-                &mut [(executable.output("latent").expect("an output"), &mut latent)],
+                &mut [(executable.output("latent").expect("an output"), Output::F32(&mut latent))],
                 RunOptions::default(),
             )
             .expect("runs");
