@@ -216,55 +216,62 @@ fn main() {
         (1, 4096, 4096, Activation::Identity),
         (1, 768, 768, Activation::Identity),
     ];
-    for isa in Isa::available().into_iter().rev() {
-        let features = Features::lowered_to(isa);
-        for format in [WeightFormat::F32, WeightFormat::Bf16] {
-            let name = format!("{}/{format:?}", isa.name()).to_lowercase();
-            if !name.contains(filter.split(' ').next().unwrap_or_default()) {
-                continue;
+    let mut runs = Vec::new();
+    for features in Isa::available().into_iter().rev().map(Features::lowered_to) {
+        runs.push((features, WeightFormat::F32));
+        runs.push((features, WeightFormat::Bf16));
+        if features.bf16 {
+            // As on a processor with AVX-512 but without AVX512_BF16.
+            runs.push((Features { bf16: false, ..features }, WeightFormat::Bf16));
+        }
+    }
+    for (features, format) in runs {
+        let native = if features.bf16 && format == WeightFormat::Bf16 { "dp" } else { "" };
+        let name = format!("{}/{native}{format:?}", features.isa.name()).to_lowercase();
+        if !name.contains(filter.split(' ').next().unwrap_or_default()) {
+            continue;
+        }
+        let ceiling = peak(features, format);
+        let show = |what: String, run: &dyn Fn() -> f64| {
+            let name = format!("{name} {what}");
+            if !name.contains(&filter) {
+                return;
             }
-            let ceiling = peak(features, format);
-            let show = |what: String, run: &dyn Fn() -> f64| {
-                let name = format!("{name} {what}");
-                if !name.contains(&filter) {
-                    return;
-                }
-                let rate = run();
-                let percent = 100.0 * rate / ceiling;
-                println!("{name:44} {:8.1} GFLOP/s {percent:5.1} %", rate / 1e9);
+            let rate = run();
+            let percent = 100.0 * rate / ceiling;
+            println!("{name:44} {:8.1} GFLOP/s {percent:5.1} %", rate / 1e9);
+        };
+        println!("{name}: {:.1} GFLOP/s from registers", ceiling / 1e9);
+        for (rows, n, k, act) in shapes {
+            let kind = WeightKind::Packed(format);
+            let act_name = if act == Activation::Identity { "" } else { " gelu" };
+            show(format!("linear {rows}x{n}x{k}{act_name}"), &|| linear(features, kind, rows, n, k, act));
+        }
+        for (rows, n, k) in [(512, 1536, 1536), (16, 4096, 4096), (1, 4096, 4096)] {
+            let kind = match format {
+                WeightFormat::F32 => WeightKind::Rows(RowsDType::F32),
+                WeightFormat::Bf16 => WeightKind::Rows(RowsDType::Bf16),
             };
-            println!("{name}: {:.1} GFLOP/s from registers", ceiling / 1e9);
-            for (rows, n, k, act) in shapes {
-                let kind = WeightKind::Packed(format);
-                let act_name = if act == Activation::Identity { "" } else { " gelu" };
-                show(format!("linear {rows}x{n}x{k}{act_name}"), &|| linear(features, kind, rows, n, k, act));
-            }
-            for (rows, n, k) in [(512, 1536, 1536), (16, 4096, 4096), (1, 4096, 4096)] {
-                let kind = match format {
-                    WeightFormat::F32 => WeightKind::Rows(RowsDType::F32),
-                    WeightFormat::Bf16 => WeightKind::Rows(RowsDType::Bf16),
-                };
-                show(format!("unpacked {rows}x{n}x{k}"), &|| {
-                    linear(features, kind, rows, n, k, Activation::Identity)
-                });
-            }
-            for (size, i, o, kernel, upsample) in [
-                (32, 512, 512, 3, false),
-                (64, 512, 512, 3, false),
-                (128, 256, 256, 3, false),
-                (256, 128, 128, 3, false),
-                (64, 64, 64, 3, false),
-                (64, 256, 256, 3, true),
-                (64, 512, 512, 1, false),
-                (128, 16, 512, 3, false),
-                (256, 3, 128, 3, false),
-                (256, 128, 3, 3, false),
-            ] {
-                let note = if upsample { " upsampled" } else { "" };
-                show(format!("conv {kernel}x{kernel} {size}² {i}->{o}{note}"), &|| {
-                    conv(features, format, [size, i, o], kernel, upsample)
-                });
-            }
+            show(format!("unpacked {rows}x{n}x{k}"), &|| {
+                linear(features, kind, rows, n, k, Activation::Identity)
+            });
+        }
+        for (size, i, o, kernel, upsample) in [
+            (32, 512, 512, 3, false),
+            (64, 512, 512, 3, false),
+            (128, 256, 256, 3, false),
+            (256, 128, 128, 3, false),
+            (64, 64, 64, 3, false),
+            (64, 256, 256, 3, true),
+            (64, 512, 512, 1, false),
+            (128, 16, 512, 3, false),
+            (256, 3, 128, 3, false),
+            (256, 128, 3, 3, false),
+        ] {
+            let note = if upsample { " upsampled" } else { "" };
+            show(format!("conv {kernel}x{kernel} {size}² {i}->{o}{note}"), &|| {
+                conv(features, format, [size, i, o], kernel, upsample)
+            });
         }
     }
 }
