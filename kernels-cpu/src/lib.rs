@@ -2,8 +2,27 @@
 
 pub mod aligned;
 pub mod arch;
+pub mod attention;
+pub mod codebook;
+pub mod combine;
 pub mod conv;
+pub mod elementwise;
+pub mod embed;
+pub mod exec;
 pub mod gemm;
+pub mod group_norm;
 pub mod isa;
+pub mod kernel;
+pub mod norm;
+pub mod pool;
+pub mod reference;
+pub mod rope;
+pub mod row_map;
+pub mod scratch;
+pub mod simd;
+pub mod softmax;
+pub mod strided;
 
 pub use isa::Isa;
+pub use kernel::Kernel;
+pub use row_map::RowMap;
