@@ -144,13 +144,13 @@ fn linear(features: Features, kind: WeightKind, rows: usize, n: usize, k: usize,
     let mut scratch = AlignedBuf::zeroed(linear.scratch_bytes());
     let args = LinearArgs {
         rows,
-        a: Rows { ptr: a.as_ptr(), map: RowMap::rows(k) },
+        a: Rows { ptr: a.as_ptr(), map: RowMap::dense(k) },
         weight,
         bias: Some(bias.as_ptr()),
         act,
         gate: None,
-        residual: Some(Rows { ptr: residual.as_ptr(), map: RowMap::rows(n) }),
-        c: Rows { ptr: c.as_mut_ptr(), map: RowMap::rows(n) },
+        residual: Some(Rows { ptr: residual.as_ptr(), map: RowMap::dense(n) }),
+        c: Rows { ptr: c.as_mut_ptr(), map: RowMap::dense(n) },
     };
     let seconds = best_pass(linear.tasks(rows), |task| {
         // SAFETY: the operands have the sizes that their maps reach.

@@ -4,7 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// The alignment, in bytes, of every buffer: a cache line and a `zmm` register.
-pub const ALIGN: usize = crate::scratch::ALIGNMENT;
+pub const ALIGN: usize = 64;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// A fixed-size, zero-initialised byte buffer aligned to [`ALIGN`] bytes (to 2 MiB from 4 MiB on).

@@ -34,20 +34,4 @@ impl RowMap {
             (m / self.inner) * self.outer_stride + (m % self.inner) * self.inner_stride
         }
     }
-
-    /// The offsets of rows `m`, `m + 1`, …: one division, then additions.
-    #[inline(always)]
-    pub fn offsets_from(&self, m: usize) -> impl Iterator<Item = usize> + use<> {
-        let map = *self;
-        let (mut group, mut row) = (m / map.inner * map.outer_stride, m % map.inner);
-        std::iter::repeat_with(move || {
-            let at = group + row * map.inner_stride;
-            row += 1;
-            if row == map.inner {
-                row = 0;
-                group += map.outer_stride;
-            }
-            at
-        })
-    }
 }

@@ -4,9 +4,9 @@
 //! compiled with the right `target_feature`s, into which the whole body is inlined. So everything generic over
 //! [`Simd`] is `#[inline(always)]`: what stayed outside would be compiled for the baseline, right but slow.
 
-use crate::arch::Lanes;
-pub use crate::arch::formulas::activate;
+use crate::arch::{Lanes, formulas};
 use crate::isa::{Features, Isa};
+use selftok_graph::Activation;
 
 /// A vector of f32 with the operations that cross lanes.
 pub trait Simd: Lanes {
@@ -54,6 +54,29 @@ pub unsafe fn launch<P: Program>(features: Features, program: P) {
             Isa::Avx2 => crate::arch::avx2::vector::enter(program),
             _ => program.execute::<crate::arch::portable::math::Array<4>>(),
         }
+    }
+}
+
+/// A nonlinearity applied to each lane.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+#[inline(always)]
+pub unsafe fn activate<V: Simd>(act: Activation, x: V) -> V {
+    let k = |c: f32| x.splat(c);
+    match act {
+        Activation::Identity => x,
+        Activation::Silu => x.mul(formulas::sigmoid(x)),
+        Activation::QuickGelu => x.mul(formulas::sigmoid(x.mul(k(1.702)))),
+        Activation::GeluTanh => {
+            let inner = x.mul(x).mul(x).mul_add(k(0.044_715), x).mul(k(0.797_884_6));
+            x.mul(k(0.5)).mul(k(1.0).add(formulas::tanh(inner)))
+        }
+        Activation::GeluErf => {
+            x.mul(k(0.5)).mul(k(1.0).add(formulas::erf(x.mul(k(std::f32::consts::FRAC_1_SQRT_2)))))
+        }
+        // The operand order hands a NaN through.
+        Activation::Relu => k(0.0).max(x),
     }
 }
 

@@ -4,7 +4,6 @@
 //! NaN gives NaN; infinities give the limits.
 
 use super::Lanes;
-use selftok_graph::Activation;
 
 /// `e^x`. Cody-Waite reduction by ln 2 in two parts, then the degree-7 polynomial of Cephes `expf`.
 #[inline(always)]
@@ -66,28 +65,6 @@ pub fn erf<V: Lanes>(x: V) -> V {
     let p = p.mul_add(s, k(1.283_791_7e-1));
     let near = p.mul_add(x, x);
     x.abs().select_lt(k(475.0 / 512.0), near, far)
-}
-
-/// A nonlinearity applied to each lane; `act` should be known where this is inlined, or chosen outside the loop.
-#[inline(always)]
-pub fn activate<V: Lanes>(act: Activation, x: V) -> V {
-    let k = |c: f32| x.splat(c);
-    match act {
-        Activation::Identity => x,
-        Activation::Silu => x.mul(sigmoid(x)),
-        Activation::GeluTanh => {
-            // 0.5 (1 + tanh u) = sigmoid(2u): one exponential and no cancellation.
-            let cubic = x.mul(x).mul(x).mul_add(k(0.044715), x);
-            x.mul(sigmoid(cubic.mul(k(2.0 * 0.797_884_6))))
-        }
-        Activation::GeluErf => {
-            let half = x.mul(k(0.5));
-            half.mul_add(erf(x.mul(k(std::f32::consts::FRAC_1_SQRT_2))), half)
-        }
-        Activation::QuickGelu => x.mul(sigmoid(x.mul(k(1.702)))),
-        // The order of the operands hands a NaN through.
-        Activation::Relu => k(0.0).max(x),
-    }
 }
 
 #[cfg(test)]

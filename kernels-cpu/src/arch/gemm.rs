@@ -7,7 +7,6 @@
 //! sets.
 
 use super::Lanes;
-use super::formulas::activate;
 use crate::gemm::{Epilogue, RowMap, Rows};
 use selftok_graph::Activation;
 
@@ -196,6 +195,28 @@ pub struct TileOut<'a> {
     pub cols: usize,
     /// What to do with them.
     pub epilogue: &'a Epilogue,
+}
+
+/// A pointwise function.
+#[inline(always)]
+pub fn activate<V: Lanes>(act: Activation, x: V) -> V {
+    use super::formulas::{erf, sigmoid};
+    let k = |c: f32| x.splat(c);
+    match act {
+        Activation::Identity => x,
+        Activation::Silu => x.mul(sigmoid(x)),
+        Activation::GeluTanh => {
+            // 0.5 (1 + tanh u) = sigmoid(2u): one exponential and no cancellation.
+            let cubic = x.mul(x).mul(x).mul_add(k(0.044715), x);
+            x.mul(sigmoid(cubic.mul(k(2.0 * 0.797_884_6))))
+        }
+        Activation::GeluErf => {
+            let half = x.mul(k(0.5));
+            half.mul_add(erf(x.mul(k(std::f32::consts::FRAC_1_SQRT_2))), half)
+        }
+        Activation::QuickGelu => x.mul(sigmoid(x.mul(k(1.702)))),
+        Activation::Relu => k(0.0).max(x),
+    }
 }
 
 /// The body of every [`Finish`]. The choice of function is made once a tile, so each loop holds one formula.

@@ -31,9 +31,8 @@ pub(crate) mod tests;
 mod weight;
 
 pub(crate) use self::core::{Core, RowSource};
-pub use crate::row_map::RowMap;
 pub use linear::{Linear, LinearArgs, LinearSpec};
-pub use operand::{Epilogue, Rows};
+pub use operand::{Epilogue, RowMap, Rows};
 pub use weight::{PackedMatrix, RowsDType, Weight, WeightFormat, WeightKind};
 
 use crate::arch::{self, gemm::GemmKernels};

@@ -101,8 +101,8 @@ pub(crate) fn want(k: usize, sum: f64, size: f64, act: Activation, [bias, gate, 
 /// A row map over `rows` rows of `cols` columns, and how many elements it spans.
 fn some_map(random: &mut Random, rows: usize, cols: usize, may_broadcast: bool) -> (RowMap, usize) {
     let map = match random.below(if may_broadcast { 4 } else { 3 }) {
-        0 => RowMap::rows(cols),
-        1 => RowMap::rows(cols + 3),
+        0 => RowMap::dense(cols),
+        1 => RowMap::dense(cols + 3),
         2 => {
             let (inner, pad) = (1 + random.below(rows), random.below(9));
             RowMap { inner, outer_stride: (inner + 2) * (cols + pad), inner_stride: cols + pad }
@@ -317,13 +317,13 @@ fn threads_that_share_the_tasks_give_the_same_bits() {
                     let mut scratch = scratch(linear.scratch_bytes());
                     let args = LinearArgs {
                         rows,
-                        a: Rows { ptr: a.as_ptr(), map: RowMap::rows(k) },
+                        a: Rows { ptr: a.as_ptr(), map: RowMap::dense(k) },
                         weight: Weight::Packed(&packed),
                         bias: None,
                         act: Activation::Silu,
                         gate: None,
                         residual: None,
-                        c: Rows { ptr: to as *mut f32, map: RowMap::rows(n) },
+                        c: Rows { ptr: to as *mut f32, map: RowMap::dense(n) },
                     };
                     loop {
                         let task = next.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! Convolution over NHWC; its weight is always packed.
 
+use super::linear::gemm_map;
 use super::pointwise::nhwc;
 use crate::conv::{Conv2d, ConvArgs, ConvSpec};
 use crate::exec::context::{Context, Need, Run};
@@ -120,7 +121,7 @@ impl Run for ConvStep {
         let (c, c_map) = self.out.at(&self.space, cx);
         let residual = self.residual.as_ref().map(|residual| {
             let (ptr, map) = residual.at(&self.space, cx);
-            gemm::Rows { ptr: ptr.cast_const(), map }
+            gemm::Rows { ptr: ptr.cast_const(), map: gemm_map(map) }
         });
         let args = ConvArgs {
             batch,
@@ -132,7 +133,7 @@ impl Run for ConvStep {
             act: self.act,
             gate: None,
             residual,
-            c: gemm::Rows { ptr: c, map: c_map },
+            c: gemm::Rows { ptr: c, map: gemm_map(c_map) },
         };
         worker.for_each_task(self.conv.tasks(batch), |task| {
             // SAFETY: by the contract of `Run::run` every operand is valid over the live pictures; the weight was packed for

@@ -10,6 +10,7 @@ use crate::gemm::{
 };
 use crate::isa::Features;
 use crate::pool::Worker;
+use crate::row_map::RowMap;
 use selftok_graph::{Activation, DType, Kernel, Operand, Place, Stage, Step};
 use std::sync::Arc;
 
@@ -117,17 +118,26 @@ fn matrix(
     Ok((Matrix::Rows(base, first * k * dtype.bytes()), WeightKind::Rows(dtype)))
 }
 
+/// The map as the matrix product spells it.
+pub(super) fn gemm_map(map: RowMap) -> gemm::RowMap {
+    gemm::RowMap { inner: map.inner, outer_stride: map.outer_stride, inner_stride: map.inner_stride }
+}
+
 impl Run for LinearStep {
     unsafe fn run(&self, cx: &Context<'_>, worker: &Worker<'_>, scratch: &mut [u8]) -> Result<(), RunError> {
         let rows = self.space.rows(cx);
         if rows == 0 {
             return Ok(());
         }
-        let read = |operand: &Rows| {
+        let at = |operand: &Rows| {
             let (ptr, map) = operand.at(&self.space, cx);
+            (ptr, gemm_map(map))
+        };
+        let read = |operand: &Rows| {
+            let (ptr, map) = at(operand);
             gemm::Rows { ptr: ptr.cast_const(), map }
         };
-        let (c, c_map) = self.out.at(&self.space, cx);
+        let (c, c_map) = at(&self.out);
         let args = LinearArgs {
             rows,
             a: read(&self.x),
