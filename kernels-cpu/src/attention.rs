@@ -2,17 +2,17 @@
 //!
 //! # Tiles and budgets
 //!
-//! A task owns up to 128 query rows of one key/value head and walks over the keys in tiles of 128. Queries that share
+//! A task owns up to 256 query rows of one key/value head (fewer where that leaves workers idle) and walks over the keys in tiles of 128. Queries that share
 //! a key/value head (grouped queries) count as rows of the same task, so a tile of keys is read once for all.
 //!
 //! * **Packing.** A tile's keys are transposed to `[D, 128]`, so that a vector holds one dimension of 16 keys, and its values
 //!   copied to `[128, D]`; rows that lie anywhere, in up to four segments, become one dense tile, padded with
 //!   zeros to whole vectors. With D = 64 each is 32 KiB, and both products read them from L1/L2 at two vectors for
-//!   every 16 FMAs (64 B a cycle would allow eight times that). Transposing costs about half a cycle an element against
-//!   `2 * 128 / 32 = 8` cycles of FMA that the 128 rows spend on it.
+//!   every 16 FMAs (64 B a cycle would allow four times that). Transposing costs about half a cycle an element against
+//!   `2 * 256 / 32 = 16` cycles of FMA that 256 rows spend on it; with 128 rows the whole was 3 % slower.
 //! * **Registers.** `S = Q K^T` and `O += P V` are the same loop: 8 rows x 2 vectors = 16 accumulators on AVX-512
 //!   (6 x 2 on AVX2), each step 8 broadcasts and 2 loads for 16 FMAs: under the two loads a cycle, and long
-//!   enough to hide an FMA's latency of 4.
+//!   enough to hide an FMA's latency of 4. 12 x 2 was no faster, 64 keys a tile 4 % slower, 256 keys no faster.
 //! * **Softmax.** Eight rows of scores (4 KiB) stay in L1 between the two products. The factor
 //!   `scale * log2(e)` is folded into the packed queries, so that a probability is `2^(s - m)`: one
 //!   polynomial of degree 6, no multiplication in the range reduction. It costs about 20 operations per 16 scores
@@ -104,20 +104,26 @@ pub struct Attention {
     pub mask: Mask,
     /// Null, or for each batch entry how many keys of the joined segments count.
     pub kv_lens: *const u32,
+    /// Workers that share the tasks: fewer get larger ones, since packing a tile of keys is then shared by more rows.
+    pub workers: usize,
 }
 
 /// Rows up to which keys are read in place instead of packed.
 const IN_PLACE_ROWS: usize = 8;
 
-/// Query rows of a task: what keeps packed queries and outputs of a task within half of a 1 MiB L2.
-const fn block_rows(head_dim: usize) -> usize {
+/// Most query rows of a task: what keeps its packed queries and outputs within a quarter of a 1 MiB L2.
+fn max_block_rows(head_dim: usize) -> usize {
     match head_dim {
-        0..=128 => 128,
-        129..=256 => 64,
-        _ => 32,
+        0..=128 => 256,
+        129..=256 => 128,
+        _ => 64,
     }
 }
 
+/// Fewest: below, packing a tile of keys costs as much as using it.
+const MIN_BLOCK_ROWS: usize = 32;
+/// How many rows ahead keys read in place are asked for: 16 rows of 256 B cover a memory latency at 40 GB/s.
+const PREFETCH_ROWS: usize = 16;
 /// Keys of a tile.
 const TILE_KEYS: usize = 128;
 /// Lanes of the widest vector: head dimensions are padded to it.
@@ -131,7 +137,7 @@ impl Kernel for Attention {
     }
 
     fn scratch_bytes(&self) -> usize {
-        let (rows, padded) = (block_rows(self.head_dim), self.head_dim.next_multiple_of(MAX_LANES));
+        let (rows, padded) = (max_block_rows(self.head_dim), self.head_dim.next_multiple_of(MAX_LANES));
         2 * floats_bytes(rows * padded)
             + 2 * floats_bytes(TILE_KEYS * padded)
             + floats_bytes(MAX_TILE_ROWS * TILE_KEYS)
@@ -151,7 +157,18 @@ impl Attention {
     }
 
     fn blocks(&self) -> usize {
-        (self.q_rows * self.group()).div_ceil(block_rows(self.head_dim))
+        (self.q_rows * self.group()).div_ceil(self.block_rows())
+    }
+
+    /// Query rows of a task: as many as leave four tasks to each worker.
+    fn block_rows(&self) -> usize {
+        let mut rows = max_block_rows(self.head_dim);
+        let heads = self.batch * self.kv_heads;
+        while rows > MIN_BLOCK_ROWS && heads * (self.q_rows * self.group()).div_ceil(rows) < 4 * self.workers
+        {
+            rows /= 2;
+        }
+        rows
     }
 
     /// Keys that batch entry `b` has.
@@ -196,7 +213,7 @@ impl Program for Task<'_> {
     #[inline(always)]
     unsafe fn execute<V: Simd>(self) {
         let a = self.args;
-        let (blocks, block_rows) = (a.blocks(), block_rows(a.head_dim));
+        let (blocks, block_rows) = (a.blocks(), a.block_rows());
         let (bh, block) = (self.task / blocks, self.task % blocks);
         let row0 = block * block_rows;
         let rows = (a.q_rows * a.group() - row0).min(block_rows);
@@ -308,7 +325,7 @@ impl Block<'_> {
             let factor = V::new(a.scale * std::f32::consts::LOG2_E);
             for r in 0..self.rows {
                 let from = a.q.add(self.offset(a.q_strides, r));
-                each_vector::<V>(a.head_dim, |i, n| {
+                each_vector!(V, a.head_dim, |i, n| {
                     let x: V = load(from.add(i), n);
                     x.mul(factor).store(self.q.add(r * self.padded + i));
                     V::new(0.0).store(self.o.add(r * self.padded + i));
@@ -329,24 +346,23 @@ impl Block<'_> {
                 let sum = *self.sum.add(r);
                 let factor = V::new(if sum == 0.0 { 0.0 } else { 1.0 / sum });
                 let to = a.out.add(self.offset(a.out_strides, r));
-                each_vector::<V>(a.head_dim, |i, n| {
+                each_vector!(V, a.head_dim, |i, n| {
                     store(V::load(self.o.add(r * self.padded + i)).mul(factor), to.add(i), n);
                 });
             }
         }
     }
 
-    /// Calls `f(key, segment, row, rows)` for the pieces of segments that make up keys `from..to`.
+    /// The pieces of segments that make up keys `from..to`: key, segment, first row in it, and rows.
     #[inline(always)]
-    fn pieces(&self, from: usize, to: usize, mut f: impl FnMut(usize, &Segment, usize, usize)) {
+    fn pieces(&self, from: usize, to: usize) -> impl Iterator<Item = (usize, &Segment, usize, usize)> {
         let mut first = 0;
-        for segment in &self.args.segments {
+        self.args.segments.iter().filter_map(move |segment| {
             let (low, high) = (from.max(first), to.min(first + segment.rows));
-            if low < high {
-                f(low, segment, low - first, high - low);
-            }
+            let piece = (low < high).then(|| (low, segment, low - first, high - low));
             first += segment.rows;
-        }
+            piece
+        })
     }
 
     /// First key row and first value row of this task's head, at `row` of a segment.
@@ -393,7 +409,7 @@ impl Block<'_> {
         let (dim, lanes) = (self.args.head_dim, V::LANES);
         // SAFETY: columns stay below TILE_KEYS, dimensions below `padded`, rows inside their segment.
         unsafe {
-            self.pieces(key0, key0 + keys, |key, segment, row, rows| {
+            for (key, segment, row, rows) in self.pieces(key0, key0 + keys) {
                 let (k, v) = self.rows_of(segment, row);
                 let (k_stride, v_stride) = (segment.k_strides.row, segment.v_strides.row);
                 let column = key - key0;
@@ -416,12 +432,12 @@ impl Block<'_> {
                     for d in if j < whole_rows { whole_dims } else { 0 }..dim {
                         *self.kt.add(d * TILE_KEYS + column + j) = *k.add(j * k_stride + d);
                     }
-                    each_vector::<V>(dim, |d, n| {
+                    each_vector!(V, dim, |d, n| {
                         let x: V = load(v.add(j * v_stride + d), n);
                         x.store(self.v.add((column + j) * self.padded + d));
                     });
                 }
-            });
+            }
             let padded_keys = keys.next_multiple_of(2 * lanes);
             for d in 0..dim {
                 for j in keys..padded_keys {
@@ -544,7 +560,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn in_place<V: Simd>(&self) {
         let end = self.visible(self.rows - 1);
-        self.pieces(0, end, |key, segment, row, rows| {
+        for (key, segment, row, rows) in self.pieces(0, end) {
             let mut at = 0;
             while at < rows {
                 let keys = (rows - at).min(TILE_KEYS);
@@ -565,7 +581,7 @@ impl Block<'_> {
                 }
                 at += keys;
             }
-        });
+        }
     }
 
     /// Rows `r .. r + R` over keys in place; returns `R`.
@@ -588,8 +604,16 @@ impl Block<'_> {
         unsafe {
             for j in 0..width {
                 let row = k.add(j * segment.k_strides.row);
+                // Rows of one head lie pages apart, where no hardware prefetcher follows: ask for keys some rows
+                // ahead, and for the values that come right after.
+                let ahead = row.wrapping_add(PREFETCH_ROWS * segment.k_strides.row);
+                let value = v.wrapping_add(j * segment.v_strides.row);
+                for line in (0..dim).step_by(16) {
+                    V::prefetch(ahead.wrapping_add(line));
+                    V::prefetch(value.wrapping_add(line));
+                }
                 let mut s = [V::new(0.0); R];
-                each_vector::<V>(dim, |d, n| {
+                each_vector!(V, dim, |d, n| {
                     let x: V = load(row.add(d), n);
                     for (i, s) in s.iter_mut().enumerate() {
                         *s = V::load(self.q.add((r + i) * self.padded + d)).mul_add(x, *s);

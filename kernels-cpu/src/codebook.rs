@@ -11,6 +11,7 @@
 use thiserror::Error;
 
 use crate::RowMap;
+use crate::aligned::AlignedBuf;
 use crate::isa::Features;
 use crate::kernel::{Kernel, part};
 use crate::norm::sum_row;
@@ -24,15 +25,10 @@ const CHUNK: usize = 16;
 /// Rows of a task: a multiple of every register tile's rows (8, 6, 4).
 const TASK_ROWS: usize = 24;
 
-/// One cache line of packed codes.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
 /// A codebook packed for the search.
 #[derive(Debug)]
 pub struct Codebook {
-    blocks: Vec<Line>,
+    blocks: AlignedBuf,
     count: usize,
     dim: usize,
 }
@@ -67,10 +63,10 @@ impl Codebook {
         if count > 1 << 24 {
             return Err(CodebookError::TooMany(count));
         }
-        let mut blocks = vec![Line([0.0; 16]); count.div_ceil(BLOCK) * (dim + 1) * BLOCK / 16];
+        let mut blocks = AlignedBuf::zeroed(count.div_ceil(BLOCK) * (dim + 1) * BLOCK * 4);
+        let packed: &mut [f32] = bytemuck::cast_slice_mut(blocks.as_mut_slice());
         let mut set = |block: usize, row: usize, column: usize, x: f32| {
-            let at = (block * (dim + 1) + row) * BLOCK + column;
-            blocks[at / 16].0[at % 16] = x;
+            packed[(block * (dim + 1) + row) * BLOCK + column] = x;
         };
         for (i, code) in codes.chunks_exact(dim).enumerate() {
             for (d, &x) in code.iter().enumerate() {
@@ -107,7 +103,7 @@ pub struct CodebookArgmax<'a> {
     /// Number of rows.
     pub rows: usize,
     /// `[rows]`: the code.
-    pub ids: *mut u32,
+    pub ids: *mut i32,
     /// Null, or `[rows]`: its score.
     pub scores: *mut f32,
     /// Null, or `[rows]`: score minus that of the second best; infinite with a single code.
@@ -162,7 +158,7 @@ impl Program for Task<'_> {
             for r in 0..TASK_ROWS {
                 if r < rows.len() {
                     let x = a.x.add(a.x_map.offset(rows.start + r));
-                    let norm = sum_row::<V>(x, dim, |x| x.mul(x)).sqrt().max(1e-12);
+                    let norm = sum_row::<V, true>(x, dim, 0.0).sqrt().max(1e-12);
                     for d in 0..dim {
                         *search.unit.add(r * dim + d) = *x.add(d) / norm;
                     }
@@ -195,7 +191,7 @@ impl Program for Task<'_> {
             for r in 0..rows.len() {
                 let (id, score, second) = search.winner(r, 2 * V::LANES);
                 let m = rows.start + r;
-                *a.ids.add(m) = id;
+                *a.ids.add(m) = id as i32; // at most 2^24
                 if !a.scores.is_null() {
                     *a.scores.add(m) = score;
                 }

@@ -46,7 +46,7 @@ impl Program for Task<'_> {
         let range = part(self.task, STREAM_TASK, a.len);
         // SAFETY: by the contract of `Kernel::run`.
         unsafe {
-            each_vector::<V>(range.len(), |i, n| {
+            each_vector!(V, range.len(), |i, n| {
                 let at = range.start + i;
                 let mut sum = V::new(*a.coeffs).mul(load(a.x[0].add(at), n));
                 for (j, x) in a.x[..a.terms].iter().enumerate().skip(1) {

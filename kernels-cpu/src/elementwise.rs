@@ -6,9 +6,10 @@
 
 use selftok_graph::{Activation, Binary};
 
+use crate::arch::gemm::activate;
 use crate::isa::Features;
 use crate::kernel::{Kernel, STREAM_TASK, part};
-use crate::simd::{Program, Simd, activate, each_vector, launch, load, store};
+use crate::simd::{Program, Simd, each_vector, launch, load, store, with_activation};
 use crate::strided::Strided;
 
 /// `y = f(x)`; with [`Activation::Identity`] a copy, permutation or broadcast.
@@ -24,11 +25,13 @@ pub struct Unary {
     pub shape: Strided<2>,
 }
 
-/// `y = a ∘ b`.
+/// `y = act(a ∘ b)`.
 #[derive(Clone, Copy, Debug)]
 pub struct BinaryOp {
-    /// The function.
+    /// The function of two.
     pub op: Binary,
+    /// Applied to its result.
+    pub act: Activation,
     /// Left operand.
     pub a: *const f32,
     /// Right operand.
@@ -50,17 +53,17 @@ fn count<const N: usize>(shape: &Strided<N>) -> usize {
     shape.rows().div_ceil(rows) * shape.inner().div_ceil(piece)
 }
 
-/// Calls `f(offsets, len)` for the stretches of innermost loops that make up a task.
+/// The stretches of innermost loops that make up a task: where the operands stand, and how many elements.
 #[inline(always)]
-fn stretches<const N: usize>(shape: &Strided<N>, task: usize, mut f: impl FnMut([usize; N], usize)) {
+fn stretches<const N: usize>(shape: &Strided<N>, task: usize) -> impl Iterator<Item = ([usize; N], usize)> {
     let (rows, piece) = cut(shape);
     let pieces = shape.inner().div_ceil(piece);
     let inside = part(task % pieces, piece, shape.inner());
     let strides = shape.inner_strides();
-    for row in part(task / pieces, rows, shape.rows()) {
+    part(task / pieces, rows, shape.rows()).map(move |row| {
         let at = shape.offsets(row);
-        f(std::array::from_fn(|o| at[o] + inside.start * strides[o]), inside.len());
-    }
+        (std::array::from_fn(|o| at[o] + inside.start * strides[o]), inside.len())
+    })
 }
 
 /// Edge of the tiles of a transposing copy: 64 x 64 f32 are 16 KiB read and 16 KiB written.
@@ -185,13 +188,13 @@ impl Program for UnaryTask<'_> {
                 return transposed.run::<V>(a.x, a.y, self.task);
             }
             let [x_stride, y_stride] = a.shape.inner_strides();
-            stretches(&a.shape, self.task, |[x, y], len| {
+            with_activation!(a.act, ACT => for ([x, y], len) in stretches(&a.shape, self.task) {
                 let (x, y) = (a.x.add(x), a.y.add(y));
                 if x_stride == 1 && y_stride == 1 {
-                    each_vector::<V>(len, |i, n| store(activate(a.act, load::<V>(x.add(i), n)), y.add(i), n));
+                    each_vector!(V, len, |i, n| store(activate(ACT, load::<V>(x.add(i), n)), y.add(i), n));
                 } else {
                     for i in 0..len {
-                        let v = activate(a.act, load::<V>(x.add(i * x_stride), 1));
+                        let v = activate(ACT, load::<V>(x.add(i * x_stride), 1));
                         store(v, y.add(i * y_stride), 1);
                     }
                 }
@@ -227,24 +230,35 @@ impl<V: Simd> Row<V> {
 impl Program for BinaryTask<'_> {
     #[inline(always)]
     unsafe fn execute<V: Simd>(self) {
+        // SAFETY: by contract.
+        unsafe {
+            match self.args.op {
+                Binary::Add => self.apply::<V>(V::add),
+                Binary::Sub => self.apply::<V>(V::sub),
+                Binary::Mul => self.apply::<V>(V::mul),
+            }
+        }
+    }
+}
+
+impl BinaryTask<'_> {
+    #[inline(always)]
+    unsafe fn apply<V: Simd>(&self, op: impl Fn(V, V) -> V) {
         let a = self.args;
-        let apply = |x: V, y: V| match a.op {
-            Binary::Add => x.add(y),
-            Binary::Sub => x.sub(y),
-            Binary::Mul => x.mul(y),
-        };
         let [a_stride, b_stride, y_stride] = a.shape.inner_strides();
         // SAFETY: by the contract of `Kernel::run`.
         unsafe {
-            stretches(&a.shape, self.task, |[pa, pb, py], len| {
+            with_activation!(a.act, ACT => for ([pa, pb, py], len) in stretches(&a.shape, self.task) {
                 let (pa, pb, py) = (a.a.add(pa), a.b.add(pb), a.y.add(py));
                 if y_stride == 1 && a_stride <= 1 && b_stride <= 1 {
                     let (ra, rb) = (Row::<V>::new(pa, a_stride), Row::<V>::new(pb, b_stride));
-                    each_vector::<V>(len, |i, n| store(apply(ra.get(i, n), rb.get(i, n)), py.add(i), n));
+                    each_vector!(V, len, |i, n| {
+                        store(activate(ACT, op(ra.get(i, n), rb.get(i, n))), py.add(i), n)
+                    });
                 } else {
                     for i in 0..len {
-                        let v = apply(load(pa.add(i * a_stride), 1), load(pb.add(i * b_stride), 1));
-                        store(v, py.add(i * y_stride), 1);
+                        let v = op(load(pa.add(i * a_stride), 1), load(pb.add(i * b_stride), 1));
+                        store(activate(ACT, v), py.add(i * y_stride), 1);
                     }
                 }
             });

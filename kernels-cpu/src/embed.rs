@@ -9,8 +9,8 @@ use crate::kernel::{Kernel, part, rows_per_task};
 pub struct Gather {
     /// `[V, width]`, rows contiguous and one after another.
     pub table: *const f32,
-    /// `[rows]`; the caller has checked that each is below `V`.
-    pub ids: *const u32,
+    /// `[rows]`; the caller has checked that each is in `0..V`.
+    pub ids: *const i32,
     /// Result rows.
     pub y: *mut f32,
     /// Where result rows lie.

@@ -8,10 +8,11 @@
 
 use selftok_graph::Activation;
 
+use crate::arch::gemm::activate;
 use crate::isa::Features;
 use crate::kernel::{Kernel, part};
 use crate::scratch::{Scratch, floats_bytes};
-use crate::simd::{Program, Simd, activate, each_vector, launch, load, store};
+use crate::simd::{Program, Simd, each_vector, launch, load, store, with_activation};
 
 /// Shape and place of a batch of NHWC pictures.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +147,7 @@ impl Program for Stats<'_> {
             }
             for p in part(run, shape.run_pixels(), shape.pixels) {
                 let x = a.x.add(b * a.x_strides[0] + p * a.x_strides[1]);
-                each_vector::<V>(shape.channels, |c, n| {
+                each_vector!(V, shape.channels, |c, n| {
                     let x: V = load(x.add(c), n);
                     x.accumulate_f64(sums.add(c), squares.add(c));
                 });
@@ -190,15 +191,15 @@ impl Program for Apply<'_> {
                     *offsets.add(c) = (f64::from(*a.bias.add(c)) - mean * w) as f32;
                 }
             }
-            for p in part(run, shape.run_pixels(), shape.pixels) {
+            with_activation!(a.act, ACT => for p in part(run, shape.run_pixels(), shape.pixels) {
                 let x = a.x.add(b * a.x_strides[0] + p * a.x_strides[1]);
                 let y = a.y.add(b * a.y_strides[0] + p * a.y_strides[1]);
-                each_vector::<V>(shape.channels, |c, n| {
+                each_vector!(V, shape.channels, |c, n| {
                     let x: V = load(x.add(c), n);
                     let v = x.mul_add(load(factors.add(c), n), load(offsets.add(c), n));
-                    store(activate(a.act, v), y.add(c), n);
+                    store(activate(ACT, v), y.add(c), n);
                 });
-            }
+            });
         }
     }
 }

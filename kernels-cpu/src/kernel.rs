@@ -9,7 +9,7 @@ pub trait Kernel {
     /// Number of tasks.
     fn tasks(&self) -> usize;
 
-    /// Bytes of scratch, aligned to [`crate::scratch::ALIGNMENT`], that a worker needs for one task.
+    /// Bytes of scratch, aligned to [`crate::aligned::ALIGN`], that a worker needs for one task.
     fn scratch_bytes(&self) -> usize {
         0
     }

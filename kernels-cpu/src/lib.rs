@@ -17,12 +17,11 @@ pub mod norm;
 pub mod pool;
 pub mod reference;
 pub mod rope;
-pub mod row_map;
-pub mod scratch;
+mod scratch;
 pub mod simd;
 pub mod softmax;
 pub mod strided;
 
+pub use gemm::RowMap;
 pub use isa::Isa;
 pub use kernel::Kernel;
-pub use row_map::RowMap;

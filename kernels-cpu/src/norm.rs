@@ -60,36 +60,43 @@ struct Task<'a> {
     task: usize,
 }
 
-/// Sum of `f(x)` over a row: four vectors of partial sums, so that neither latency nor rounding piles up. `f` is also
-/// given the lanes that count; the others hold 0.
+/// Sum over a row of `x`, or of `(x - about)^2` where `SQUARED`: four vectors of partial sums, so that neither latency
+/// nor rounding piles up.
 ///
 /// # Safety
 /// The processor has the instruction set of `V`; `n` elements are readable.
 #[inline(always)]
-pub(crate) unsafe fn sum_row<V: Simd>(x: *const f32, n: usize, f: impl Fn(V) -> V) -> f32 {
+pub(crate) unsafe fn sum_row<V: Simd, const SQUARED: bool>(x: *const f32, n: usize, about: f32) -> f32 {
     // SAFETY: by contract.
     unsafe {
-        let zero = V::new(0.0);
-        let mut sums = [zero; 4];
-        let (lanes, mut i) = (V::LANES, 0);
+        let (lanes, zero, center) = (V::LANES, V::new(0.0), V::new(about));
+        let (mut sums, mut i) = ([zero; 4], 0);
         while i + 4 * lanes <= n {
             for (j, sum) in sums.iter_mut().enumerate() {
-                *sum = sum.add(f(V::load(x.add(i + j * lanes))));
+                *sum = add_term::<V, SQUARED>(*sum, V::load(x.add(i + j * lanes)), center);
             }
             i += 4 * lanes;
         }
         while i + lanes <= n {
-            sums[0] = sums[0].add(f(V::load(x.add(i))));
+            sums[0] = add_term::<V, SQUARED>(sums[0], V::load(x.add(i)), center);
             i += lanes;
         }
         let mut total = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
-        if i < n {
-            // What `f` makes of the empty lanes must not count: let it through memory.
-            let mut tail = [0.0f32; 16];
-            f(V::load_first(x.add(i), n - i)).store(tail.as_mut_ptr());
-            total += tail[..n - i].iter().sum::<f32>();
+        for i in i..n {
+            let x = *x.add(i);
+            total += if SQUARED { (x - about) * (x - about) } else { x };
         }
         total
+    }
+}
+
+#[inline(always)]
+fn add_term<V: Simd, const SQUARED: bool>(sum: V, x: V, center: V) -> V {
+    if SQUARED {
+        let d = x.sub(center);
+        d.mul_add(d, sum)
+    } else {
+        sum.add(x)
     }
 }
 
@@ -105,16 +112,12 @@ impl Program for Task<'_> {
                 let (mean, factor) = match a.kind {
                     None => (0.0, 1.0),
                     Some(NormKind::Rms) => {
-                        let square = sum_row::<V>(x, a.width, |x| x.mul(x)) / n;
+                        let square = sum_row::<V, true>(x, a.width, 0.0) / n;
                         (0.0, 1.0 / (square + a.eps).sqrt())
                     }
                     Some(NormKind::Layer) => {
-                        let mean = sum_row::<V>(x, a.width, |x| x) / n;
-                        let about = V::new(mean);
-                        let variance = sum_row::<V>(x, a.width, |x| {
-                            let d = x.sub(about);
-                            d.mul(d)
-                        }) / n;
+                        let mean = sum_row::<V, false>(x, a.width, 0.0) / n;
+                        let variance = sum_row::<V, true>(x, a.width, mean) / n;
                         (mean, 1.0 / (variance + a.eps).sqrt())
                     }
                 };
@@ -123,7 +126,7 @@ impl Program for Task<'_> {
                 let scale = a.scale.wrapping_add(a.scale_map.offset(m));
                 let shift = a.shift.wrapping_add(a.shift_map.offset(m));
                 let (mean, factor, one) = (V::new(mean), V::new(factor), V::new(1.0));
-                each_vector::<V>(a.width, |i, n| {
+                each_vector!(V, a.width, |i, n| {
                     let x: V = load(x.add(i), n);
                     let mut v = x.sub(mean).mul(factor);
                     if !a.weight.is_null() {

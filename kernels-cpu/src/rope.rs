@@ -9,6 +9,7 @@ use crate::attention::Strides;
 use crate::isa::Features;
 use crate::kernel::{Kernel, part, rows_per_task};
 use crate::norm::sum_row;
+use crate::scratch::{Scratch, floats_bytes};
 use crate::simd::{Program, Simd, each_vector, launch, load, store};
 
 /// RMS norm of each head by itself.
@@ -64,76 +65,93 @@ impl Kernel for Rope {
         (self.batch * self.rows).div_ceil(self.rows_per_task())
     }
 
-    unsafe fn run(&self, features: Features, task: usize, _scratch: &mut [u8]) {
+    fn scratch_bytes(&self) -> usize {
+        2 * floats_bytes(self.rotary_dim)
+    }
+
+    unsafe fn run(&self, features: Features, task: usize, scratch: &mut [u8]) {
         // SAFETY: by contract.
-        unsafe { launch(features, Task { args: self, task }) }
+        unsafe { launch(features, Task { args: self, task, scratch }) }
     }
 }
 
 struct Task<'a> {
     args: &'a Rope,
     task: usize,
+    scratch: &'a mut [u8],
 }
 
 impl Program for Task<'_> {
     #[inline(always)]
     unsafe fn execute<V: Simd>(self) {
         let a = self.args;
-        // SAFETY: by the contract of `Kernel::run`.
+        let mut scratch = Scratch::new(self.scratch);
+        // SAFETY: by the contract of `Kernel::run`; factors have `rotary_dim` elements each.
         unsafe {
+            let (own, crossed) = (scratch.floats(a.rotary_dim), scratch.floats(a.rotary_dim));
             for m in part(self.task, a.rows_per_task(), a.batch * a.rows) {
                 let (b, row) = (m / a.rows, m % a.rows);
                 let position =
                     if a.positions.is_null() { a.position0 + row } else { *a.positions.add(m) as usize };
+                let half = a.rotary_dim / 2;
                 let cos = a.table.wrapping_add(position * a.rotary_dim);
+                for i in 0..half {
+                    let (c, s) = (*cos.add(i), *cos.add(half + i));
+                    let (p, q) = match a.style {
+                        RopeStyle::Half => (i, i + half),
+                        RopeStyle::Interleaved => (2 * i, 2 * i + 1),
+                    };
+                    (*own.add(p), *own.add(q)) = (c, c);
+                    (*crossed.add(p), *crossed.add(q)) = (-s, s);
+                }
                 for h in 0..a.heads {
                     let at = |s: Strides| b * s.batch + row * s.row + h * s.head;
                     let mut x = a.x.add(at(a.x_strides));
                     let y = a.y.add(at(a.y_strides));
                     if let Some(norm) = a.norm {
-                        let square = sum_row::<V>(x, a.head_dim, |x| x.mul(x)) / a.head_dim as f32;
+                        let square = sum_row::<V, true>(x, a.head_dim, 0.0) / a.head_dim as f32;
                         let factor = V::new(1.0 / (square + norm.eps).sqrt());
-                        each_vector::<V>(a.head_dim, |i, n| {
+                        each_vector!(V, a.head_dim, |i, n| {
                             let v: V = load(x.add(i), n);
                             store(v.mul(factor).mul(load(norm.weight.add(i), n)), y.add(i), n);
                         });
                         x = y;
                     }
-                    rotate::<V>(a, x, y, cos);
+                    rotate::<V>(a, x, y, own, crossed);
                 }
             }
         }
     }
 }
 
-/// Rotates one head from `x` to `y`, which are the same or do not overlap.
+/// Rotates one head from `x` to `y`, which are the same or do not overlap: each element times its `own` factor plus
+/// its partner times the `crossed` one. The factors serve all heads of a row.
 ///
 /// # Safety
-/// Both are valid for `head_dim` elements, `cos` for `rotary_dim`.
+/// `x` and `y` are valid for `head_dim` elements, the factors for `rotary_dim`.
 #[inline(always)]
-unsafe fn rotate<V: Simd>(a: &Rope, x: *const f32, y: *mut f32, cos: *const f32) {
+unsafe fn rotate<V: Simd>(a: &Rope, x: *const f32, y: *mut f32, own: *const f32, crossed: *const f32) {
     let half = a.rotary_dim / 2;
     // SAFETY: by contract.
     unsafe {
-        let sin = cos.wrapping_add(half);
         match a.style {
-            RopeStyle::Half => each_vector::<V>(half, |i, n| {
-                let (p, q): (V, V) = (load(x.add(i), n), load(x.add(i + half), n));
-                let (c, s): (V, V) = (load(cos.add(i), n), load(sin.add(i), n));
-                store(p.mul(c).sub(q.mul(s)), y.add(i), n);
-                store(q.mul(c).add(p.mul(s)), y.add(i + half), n);
+            RopeStyle::Half => each_vector!(V, half, |i, n| {
+                let j = i + half;
+                let (p, q): (V, V) = (load(x.add(i), n), load(x.add(j), n));
+                let first = q.mul(load(crossed.add(i), n));
+                let second = p.mul(load(crossed.add(j), n));
+                store(p.mul_add(load(own.add(i), n), first), y.add(i), n);
+                store(q.mul_add(load(own.add(j), n), second), y.add(j), n);
             }),
-            RopeStyle::Interleaved => {
-                for i in 0..half {
-                    let (p, q) = (*x.add(2 * i), *x.add(2 * i + 1));
-                    let (c, s) = (*cos.add(i), *sin.add(i));
-                    *y.add(2 * i) = p * c - q * s;
-                    *y.add(2 * i + 1) = q * c + p * s;
-                }
-            }
+            // A vector holds whole pairs.
+            RopeStyle::Interleaved => each_vector!(V, a.rotary_dim, |i, n| {
+                let p: V = load(x.add(i), n);
+                let partner = p.swap_pairs().mul(load(crossed.add(i), n));
+                store(p.mul_add(load(own.add(i), n), partner), y.add(i), n);
+            }),
         }
         if !std::ptr::eq(x, y) {
-            each_vector::<V>(a.head_dim - a.rotary_dim, |i, n| {
+            each_vector!(V, a.head_dim - a.rotary_dim, |i, n| {
                 let at = a.rotary_dim + i;
                 store(load::<V>(x.add(at), n), y.add(at), n);
             });

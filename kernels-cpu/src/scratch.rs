@@ -1,19 +1,14 @@
 //! A worker's scratch memory, cut into f32 arrays without allocating.
 
-/// Alignment that kernels expect of scratch memory, in bytes: one cache line, one widest register.
-pub const ALIGNMENT: usize = 64;
+use crate::aligned::ALIGN;
 
 /// What is left of a worker's scratch.
 pub(crate) struct Scratch<'a>(&'a mut [u8]);
 
 impl<'a> Scratch<'a> {
-    /// Starts cutting `bytes`, which are aligned to [`ALIGNMENT`].
+    /// Starts cutting `bytes`, which are aligned to [`ALIGN`].
     pub(crate) fn new(bytes: &'a mut [u8]) -> Self {
-        debug_assert_eq!(
-            bytes.as_ptr() as usize % ALIGNMENT,
-            0,
-            "scratch must be aligned to {ALIGNMENT} bytes"
-        );
+        debug_assert_eq!(bytes.as_ptr() as usize % ALIGN, 0, "scratch must be aligned to {ALIGN} bytes");
         Scratch(bytes)
     }
 
@@ -33,5 +28,5 @@ impl<'a> Scratch<'a> {
 
 /// Bytes that [`Scratch::floats`] takes for `len` f32.
 pub(crate) const fn floats_bytes(len: usize) -> usize {
-    (len * 4).next_multiple_of(ALIGNMENT)
+    (len * 4).next_multiple_of(ALIGN)
 }

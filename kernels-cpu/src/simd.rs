@@ -4,9 +4,8 @@
 //! compiled with the right `target_feature`s, into which the whole body is inlined. So everything generic over
 //! [`Simd`] is `#[inline(always)]`: what stayed outside would be compiled for the baseline, right but slow.
 
-use crate::arch::{Lanes, formulas};
+use crate::arch::Lanes;
 use crate::isa::{Features, Isa};
-use selftok_graph::Activation;
 
 /// A vector of f32 with the operations that cross lanes.
 pub trait Simd: Lanes {
@@ -23,6 +22,10 @@ pub trait Simd: Lanes {
     /// # Safety
     /// Both are readable and writable for `LANES` elements.
     unsafe fn accumulate_f64(self, sums: *mut f64, squares: *mut f64);
+    /// Asks for the cache line at `p`, which may lie anywhere.
+    fn prefetch(p: *const f32);
+    /// Lanes 2i and 2i+1 exchanged.
+    fn swap_pairs(self) -> Self;
     /// The sum of the lanes.
     fn sum(self) -> f32;
     /// The largest lane.
@@ -57,44 +60,48 @@ pub unsafe fn launch<P: Program>(features: Features, program: P) {
     }
 }
 
-/// A nonlinearity applied to each lane.
+/// `each_vector!(V, len, |i, n| body)` executes `body` for each whole vector of `0..len` with `n = LANES`, a constant, and
+/// once more for the `n` elements left over; [`load`] and [`store`] take that number.
 ///
-/// # Safety
-/// The processor has the instruction set of `V`.
-#[inline(always)]
-pub unsafe fn activate<V: Simd>(act: Activation, x: V) -> V {
-    let k = |c: f32| x.splat(c);
-    match act {
-        Activation::Identity => x,
-        Activation::Silu => x.mul(formulas::sigmoid(x)),
-        Activation::QuickGelu => x.mul(formulas::sigmoid(x.mul(k(1.702)))),
-        Activation::GeluTanh => {
-            let inner = x.mul(x).mul(x).mul_add(k(0.044_715), x).mul(k(0.797_884_6));
-            x.mul(k(0.5)).mul(k(1.0).add(formulas::tanh(inner)))
+/// A macro and not a function of a closure: a closure cannot be `#[inline(always)]`, and a body that the compiler
+/// leaves in one is compiled for the baseline, forty times slower.
+macro_rules! each_vector {
+    ($V:ty, $len:expr, |$i:ident, $n:ident| $body:expr) => {{
+        let (len, lanes) = ($len, <$V as $crate::arch::Lanes>::LANES);
+        let mut at = 0;
+        while at + lanes <= len {
+            let ($i, $n) = (at, <$V as $crate::arch::Lanes>::LANES);
+            $body;
+            at += lanes;
         }
-        Activation::GeluErf => {
-            x.mul(k(0.5)).mul(k(1.0).add(formulas::erf(x.mul(k(std::f32::consts::FRAC_1_SQRT_2)))))
+        if at < len {
+            let ($i, $n) = (at, len - at);
+            $body;
         }
-        // The operand order hands a NaN through.
-        Activation::Relu => k(0.0).max(x),
-    }
+    }};
 }
+pub(crate) use each_vector;
 
-/// Calls `f(i, LANES)` for each whole vector of `0..n` and once more for the rest, so that a loop reads as one.
-///
-/// `f` is told how many lanes count; [`load`] and [`store`] take that number.
-#[inline(always)]
-pub fn each_vector<V: Simd>(n: usize, mut f: impl FnMut(usize, usize)) {
-    let whole = n - n % V::LANES;
-    let mut i = 0;
-    while i < whole {
-        f(i, V::LANES);
-        i += V::LANES;
-    }
-    if i < n {
-        f(i, n - i);
-    }
+/// `with_activation!(act, A => body)` executes `body` with `A` a constant, so that its loop holds one formula.
+macro_rules! with_activation {
+    ($act:expr, $A:ident => $body:expr) => {{
+        macro_rules! body {
+            ($value:ident) => {{
+                const $A: selftok_graph::Activation = selftok_graph::Activation::$value;
+                $body
+            }};
+        }
+        match $act {
+            selftok_graph::Activation::Identity => body!(Identity),
+            selftok_graph::Activation::Silu => body!(Silu),
+            selftok_graph::Activation::GeluTanh => body!(GeluTanh),
+            selftok_graph::Activation::GeluErf => body!(GeluErf),
+            selftok_graph::Activation::QuickGelu => body!(QuickGelu),
+            selftok_graph::Activation::Relu => body!(Relu),
+        }
+    }};
 }
+pub(crate) use with_activation;
 
 /// The first `n` elements at `p` (all lanes where `n` is their number), zeros behind.
 ///

@@ -55,7 +55,7 @@ impl Program for Task<'_> {
                 let tail = (whole..a.width).map(|i| *x.add(i));
                 let max = V::new(tail.fold(largest.largest(), f32::max));
                 let (mut sums, mut tail) = (V::new(0.0), 0.0);
-                each_vector::<V>(a.width, |i, n| {
+                each_vector!(V, a.width, |i, n| {
                     let e = formulas::exp(load::<V>(x.add(i), n).sub(max));
                     store(e, y.add(i), n);
                     if n == lanes {
@@ -65,7 +65,7 @@ impl Program for Task<'_> {
                     }
                 });
                 let factor = V::new(1.0 / (sums.sum() + tail));
-                each_vector::<V>(a.width, |i, n| store(load::<V>(y.add(i), n).mul(factor), y.add(i), n));
+                each_vector!(V, a.width, |i, n| store(load::<V>(y.add(i), n).mul(factor), y.add(i), n));
             }
         }
     }

@@ -92,7 +92,7 @@ fn check(case: &Case) {
         let strides = Strides { batch: rows * kv_row, row: kv_row, head: dim };
         segments[i] = Segment { k: k.as_ptr(), v: v.as_ptr(), rows, k_strides: strides, v_strides: strides };
     }
-    for features in all_features() {
+    for (features, workers) in all_features().into_iter().flat_map(|f| [(f, 1), (f, 64)]) {
         let mut out = vec![0.0f32; batch * q_rows * out_row];
         let args = Attention {
             q: q.as_ptr(),
@@ -108,6 +108,7 @@ fn check(case: &Case) {
             scale,
             mask: case.mask,
             kv_lens: case.lens.as_ref().map_or(std::ptr::null(), |l| l.as_ptr()),
+            workers,
         };
         run_all(&args, features);
         // Scores are at most sharpness * sqrt(dim) in size; their rounding is the relative error of a weight.
@@ -127,7 +128,7 @@ fn head_sizes_with_and_without_remainders() {
 
 #[test]
 fn row_and_key_counts_around_the_tiles() {
-    for q_rows in [1, 2, 3, 5, 7, 8, 9, 15, 127, 128, 129, 150] {
+    for q_rows in [1, 2, 3, 5, 7, 8, 9, 15, 33, 127, 150, 256, 257] {
         for keys in [1, 15, 31, 33, 127, 128, 129, 300] {
             check(&Case::new(q_rows, 16, &[keys]));
         }

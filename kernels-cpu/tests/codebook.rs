@@ -13,12 +13,12 @@ fn search(
     stride: usize,
     rows: usize,
     features: Features,
-) -> Vec<(u32, f32, f32)> {
-    let (mut ids, mut scores, mut margins) = (vec![u32::MAX; rows], vec![0.0; rows], vec![0.0; rows]);
+) -> Vec<(i32, f32, f32)> {
+    let (mut ids, mut scores, mut margins) = (vec![-1; rows], vec![0.0; rows], vec![0.0; rows]);
     let kernel = CodebookArgmax {
         codebook: book,
         x: x.as_ptr(),
-        x_map: RowMap::rows(stride),
+        x_map: RowMap::dense(stride),
         rows,
         ids: ids.as_mut_ptr(),
         scores: scores.as_mut_ptr(),
@@ -84,7 +84,7 @@ fn the_first_of_equal_codes_wins_wherever_they_stand() {
             codes[other * dim..][..dim].fill(0.5);
             let book = Codebook::pack(&codes, count, dim).unwrap();
             let found = search(&book, &[2.0; 4], dim, 1, features);
-            assert_eq!(found, [(first as u32, 1.0, 0.0)], "{}", features.isa.name());
+            assert_eq!(found, [(first as i32, 1.0, 0.0)], "{}", features.isa.name());
         }
     }
 }

@@ -41,7 +41,7 @@ fn rows_of_any_width_with_every_combination_of_parts() {
                         x: x.as_ptr(),
                         x_map,
                         y: y.as_mut_ptr(),
-                        y_map: RowMap::rows(y_row),
+                        y_map: RowMap::dense(y_row),
                         rows,
                         width,
                         eps: EPS,
@@ -80,7 +80,7 @@ fn the_variance_survives_a_mean_that_dwarfs_it() {
     let x: Vec<f32> = random(7, width).iter().map(|x| 1000.0 + x).collect();
     for features in all_features() {
         let mut y = x.clone();
-        let map = RowMap::rows(width);
+        let map = RowMap::dense(width);
         let norm = Norm {
             kind: Some(NormKind::Layer),
             x: y.as_ptr(),

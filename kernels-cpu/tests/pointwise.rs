@@ -78,13 +78,13 @@ fn rope_rotates_pairs_of_either_style_with_and_without_a_norm_before() {
 fn gathered_rows_are_the_tables_bit_for_bit() {
     let (width, rows) = (37, 500);
     let table = random(1, 100 * width);
-    let ids: Vec<u32> = (0..rows as u32).map(|i| i * 31 % 100).collect();
+    let ids: Vec<i32> = (0..rows as i32).map(|i| i * 31 % 100).collect();
     let mut y = vec![0.0f32; rows * width];
     let kernel = Gather {
         table: table.as_ptr(),
         ids: ids.as_ptr(),
         y: y.as_mut_ptr(),
-        y_map: RowMap::rows(width),
+        y_map: RowMap::dense(width),
         rows,
         width,
     };
@@ -105,7 +105,7 @@ fn time_is_embedded_by_an_f32_phase_and_exact_sines() {
             freqs: freqs.as_ptr(),
             freqs_len: 128,
             y: y.as_mut_ptr(),
-            y_map: RowMap::rows(256),
+            y_map: RowMap::dense(256),
             rows: t.len(),
             sin_first,
         };
@@ -149,7 +149,7 @@ fn softmax_rows_sum_to_one_and_follow_the_formula() {
         let x: Vec<f32> = random(3, 4 * width).iter().map(|x| x * 40.0).collect();
         for features in all_features() {
             let mut y = x.clone();
-            let map = RowMap::rows(width);
+            let map = RowMap::dense(width);
             run_all(
                 &Softmax { x: y.as_ptr(), x_map: map, y: y.as_mut_ptr(), y_map: map, rows: 4, width },
                 features,
@@ -233,6 +233,28 @@ fn permutations_move_every_element_to_its_place() {
 }
 
 #[test]
+fn repeating_strides_enlarge_a_picture() {
+    for (h, w, c) in [(3, 5, 7), (8, 4, 64), (5, 9, 1)] {
+        let x = random(1, h * w * c);
+        let sizes = [h, 2, w, 2, c];
+        for features in all_features() {
+            let mut y = vec![f32::NAN; 4 * x.len()];
+            let shape = Strided::new(&sizes, [&[w * c, 0, c, 0, 1], &dense(&sizes)]).unwrap();
+            run_all(&Unary { act: Activation::Identity, x: x.as_ptr(), y: y.as_mut_ptr(), shape }, features);
+            for (i, y) in y.into_iter().enumerate() {
+                let (row, column, channel) = (i / (2 * w * c), i / c % (2 * w), i % c);
+                assert_eq!(
+                    y,
+                    x[(row / 2 * w + column / 2) * c + channel],
+                    "{h}x{w}x{c} on {}",
+                    features.isa.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn binary_functions_broadcast_and_slice() {
     type Case<'a> = (&'a [usize], &'a [usize], &'a [usize], &'a [usize]);
     let cases: [Case; 7] = [
@@ -246,11 +268,17 @@ fn binary_functions_broadcast_and_slice() {
     ];
     for (sizes, a_strides, b_strides, y_strides) in cases {
         let (a, b) = (random(1, 40_000), random(2, 40_000));
-        for op in [Binary::Add, Binary::Sub, Binary::Mul] {
+        use Activation::{Identity, Relu};
+        for (op, act) in
+            [(Binary::Add, Identity), (Binary::Sub, Identity), (Binary::Mul, Identity), (Binary::Sub, Relu)]
+        {
             for features in all_features() {
                 let mut y = vec![f32::NAN; 40_000];
                 let shape = Strided::new(sizes, [a_strides, b_strides, y_strides]).unwrap();
-                run_all(&BinaryOp { op, a: a.as_ptr(), b: b.as_ptr(), y: y.as_mut_ptr(), shape }, features);
+                run_all(
+                    &BinaryOp { op, act, a: a.as_ptr(), b: b.as_ptr(), y: y.as_mut_ptr(), shape },
+                    features,
+                );
                 let mut written = 0;
                 for at in offsets(sizes, &[a_strides, b_strides, y_strides]) {
                     let (p, q) = (a[at[0]], b[at[1]]);
@@ -259,6 +287,7 @@ fn binary_functions_broadcast_and_slice() {
                         Binary::Sub => p - q,
                         Binary::Mul => p * q,
                     };
+                    let want = if act == Relu { want.max(0.0) } else { want };
                     assert_eq!(y[at[2]], want, "{sizes:?} on {}", features.isa.name());
                     written += 1;
                 }

@@ -28,6 +28,40 @@ pub enum Output<'a> {
     I32(&'a mut [i32]),
 }
 
+impl<'a> From<&'a [f32]> for Input<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Input::F32(values)
+    }
+}
+
+impl<'a> From<&'a [i32]> for Input<'a> {
+    fn from(values: &'a [i32]) -> Self {
+        Input::I32(values)
+    }
+}
+
+impl<'a> From<&'a mut [f32]> for Output<'a> {
+    fn from(values: &'a mut [f32]) -> Self {
+        Output::F32(values)
+    }
+}
+
+impl<'a> From<&'a mut [i32]> for Output<'a> {
+    fn from(values: &'a mut [i32]) -> Self {
+        Output::I32(values)
+    }
+}
+
+impl Output<'_> {
+    /// The same memory, lent for a shorter time.
+    pub fn reborrow(&mut self) -> Output<'_> {
+        match self {
+            Output::F32(values) => Output::F32(values),
+            Output::I32(values) => Output::I32(values),
+        }
+    }
+}
+
 impl Input<'_> {
     fn slice(&self) -> (DType, Slice) {
         match self {

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 use selftok_kernels_cpu::Kernel;
+use selftok_kernels_cpu::aligned::AlignedBuf;
 use selftok_kernels_cpu::isa::{Features, Isa};
 
 /// Every feature set that this machine can be lowered to.
@@ -23,24 +24,6 @@ pub fn random(seed: u64, n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Scratch memory aligned to a cache line, full of NaN so that reading what nobody wrote shows.
-pub struct Aligned(Vec<[f32; 16]>, usize);
-
-impl Aligned {
-    /// `bytes` bytes.
-    pub fn new(bytes: usize) -> Aligned {
-        Aligned(vec![[f32::NAN; 16]; bytes / 64 + 2], bytes)
-    }
-
-    /// The bytes.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        let len = self.1;
-        let all: &mut [u8] = bytemuck::cast_slice_mut(&mut self.0);
-        let skip = all.as_ptr().align_offset(64);
-        &mut all[skip..skip + len]
-    }
-}
-
 /// Fails unless every element is within `bound(i)` of the reference.
 pub fn assert_close(what: &str, got: &[f32], want: &[f64], bound: impl Fn(usize) -> f64) {
     assert_eq!(got.len(), want.len(), "{what}: lengths");
@@ -58,9 +41,11 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f64], bound: impl Fn(usize)
 ///
 /// The kernel's pointers have to cover its shapes.
 pub fn run_all(kernel: &impl Kernel, features: Features) {
-    let mut scratch = Aligned::new(kernel.scratch_bytes());
+    // Full of NaN, so that reading what nobody wrote shows.
+    let mut scratch = AlignedBuf::zeroed(kernel.scratch_bytes());
+    scratch.as_mut_slice().fill(0xFF);
     for task in (0..kernel.tasks()).rev() {
         // SAFETY: the tests build their pointers from vectors of the right sizes.
-        unsafe { kernel.run(features, task, scratch.bytes()) }
+        unsafe { kernel.run(features, task, scratch.as_mut_slice()) }
     }
 }

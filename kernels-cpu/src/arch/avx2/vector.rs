@@ -60,6 +60,16 @@ impl Simd for Ymm {
         }
     }
     #[inline(always)]
+    fn prefetch(p: *const f32) {
+        // SAFETY: a prefetch is SSE, which x86-64 always has, and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    fn swap_pairs(self) -> Self {
+        // SAFETY: `self` exists, so the processor has the instruction set, and the new value may exist too.
+        unsafe { Ymm::from_raw(_mm256_permute_ps::<0b10_11_00_01>(self.raw())) }
+    }
+    #[inline(always)]
     fn sum(self) -> f32 {
         // SAFETY: `self` exists, so the processor has AVX2.
         unsafe {

@@ -29,6 +29,13 @@ impl Simd for Array<4> {
         }
     }
     #[inline(always)]
+    fn prefetch(_: *const f32) {}
+    #[inline(always)]
+    fn swap_pairs(self) -> Self {
+        let [a, b, c, d] = self.0;
+        Array([b, a, d, c])
+    }
+    #[inline(always)]
     fn sum(self) -> f32 {
         (self.0[0] + self.0[2]) + (self.0[1] + self.0[3])
     }
