@@ -8,6 +8,7 @@
 //! No claim here is of a run on a GPU. What holds is: the PTX is executed in emulation, and the SASS is assembled for
 //! sm_80, sm_89, sm_90a, sm_100 and sm_120.
 
+mod arguments;
 pub mod attention;
 pub mod codebook;
 mod family;
@@ -16,6 +17,8 @@ mod launch;
 pub mod layer_norm;
 mod limits;
 
+pub(crate) use arguments::arguments;
+pub use arguments::{Argument, DevicePointer, Parameter};
 pub use family::{COMMON_HEADERS, Entry, FAMILIES, Family};
 pub use launch::{Float, Launch, LaunchError};
 pub use limits::{A100, GpuLimits, H100, MODELLED_GPUS, RTX_4090, RTX_5090};

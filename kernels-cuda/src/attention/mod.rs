@@ -1,7 +1,8 @@
 //! Launch rule of flash attention: the narrowest head that holds `head_dim`, and 64 or 128 queries a block.
 
+use crate::arguments;
 use crate::launch::{dimension, multiple, room};
-use crate::{Entry, Family, GpuLimits, KIB, Launch, LaunchError};
+use crate::{DevicePointer, Entry, Family, GpuLimits, KIB, Launch, LaunchError};
 
 /// The family.
 pub const FAMILY: Family = Family {
@@ -19,6 +20,64 @@ pub const FAMILY: Family = Family {
 
 const fn entry(name: &'static str, max_registers: u32, head: u32) -> Entry {
     Entry { name, threads: 128, max_registers, max_static_shared: 0, dynamic_shared: head * KIB / 2 }
+}
+
+arguments! {
+    /// The arguments of every `attention` kernel. Strides are in elements and multiples of 8, pointers 16-byte aligned.
+    Arguments {
+        /// Queries `[batch, heads, q_len, head_dim]` bf16.
+        q: DevicePointer,
+        /// Keys of the first segment `[batch, kv_heads, kv_len0, head_dim]` bf16.
+        k0: DevicePointer,
+        /// Its values, with the same strides.
+        v0: DevicePointer,
+        /// Keys of the second segment, not read when `kv_len1` is 0.
+        k1: DevicePointer,
+        /// Its values.
+        v1: DevicePointer,
+        /// `[batch, heads, q_len, head_dim]` bf16.
+        out: DevicePointer,
+        /// Queries.
+        q_len: i32,
+        /// Keys of the first segment.
+        kv_len0: i32,
+        /// Keys of the second.
+        kv_len1: i32,
+        /// Width of a head.
+        head_dim: i32,
+        /// Query heads to a key head.
+        head_group: i32,
+        /// Between sequences of `q`.
+        q_batch: i64,
+        /// Between heads of `q`.
+        q_head: i64,
+        /// Between queries.
+        q_row: i64,
+        /// Between sequences of `k0`.
+        kv0_batch: i64,
+        /// Between heads of `k0`.
+        kv0_head: i64,
+        /// Between keys of `k0`.
+        kv0_row: i64,
+        /// Between sequences of `k1`.
+        kv1_batch: i64,
+        /// Between heads of `k1`.
+        kv1_head: i64,
+        /// Between keys of `k1`.
+        kv1_row: i64,
+        /// Between sequences of `out`.
+        out_batch: i64,
+        /// Between heads of `out`.
+        out_head: i64,
+        /// Between rows of `out`.
+        out_row: i64,
+        /// 1: query `i` sees keys up to position `q_position + i`.
+        causal: i32,
+        /// Position of the first query among the keys of both segments.
+        q_position: i32,
+        /// Factor of the scores, above 0.
+        scale: f32,
+    }
 }
 
 /// A kernel of the family.

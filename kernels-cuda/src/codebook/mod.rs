@@ -1,7 +1,8 @@
 //! Launch rule of the codebook argmax: how many slices of codes make the grid fill the GPU once.
 
+use crate::arguments;
 use crate::launch::dimension;
-use crate::{Entry, Family, GpuLimits, Launch, LaunchError};
+use crate::{DevicePointer, Entry, Family, GpuLimits, Launch, LaunchError};
 
 /// The family. Its sums must be the reference's, bit for bit, so nothing is fused that the source does not fuse.
 pub const FAMILY: Family = Family {
@@ -18,6 +19,46 @@ pub const FAMILY: Family = Family {
 
 const fn entry(name: &'static str, max_registers: u32, max_static_shared: u32) -> Entry {
     Entry { name, threads: 128, max_registers, max_static_shared, dynamic_shared: 0 }
+}
+
+arguments! {
+    /// The arguments of the `codebook_partial` kernels.
+    PartialArguments {
+        /// `[rows, c]` f32, rows `x_stride` apart.
+        x: DevicePointer,
+        /// `[v, c]` f32, contiguous.
+        codes: DevicePointer,
+        /// `[slices, rows]` of 16 bytes, aligned to them.
+        candidates: DevicePointer,
+        /// Rows.
+        rows: i32,
+        /// Elements of a row and of a code.
+        c: i32,
+        /// Codes.
+        v: i32,
+        /// Elements between rows of `x`.
+        x_stride: i64,
+        /// Codes of a slice, as the launch rule says.
+        slice_codes: i32,
+        /// The least norm that a row is divided by.
+        eps: f32,
+    }
+}
+
+arguments! {
+    /// The arguments of `codebook_merge`.
+    MergeArguments {
+        /// What the other kernel wrote.
+        candidates: DevicePointer,
+        /// `[rows]` i32.
+        index: DevicePointer,
+        /// `[rows]` f32, the best score less the second best; may be null.
+        margin: DevicePointer,
+        /// Rows.
+        rows: i32,
+        /// Slices, as the launch rule says.
+        slices: i32,
+    }
 }
 
 /// Codes of a shared tile; a slice is a multiple of it.

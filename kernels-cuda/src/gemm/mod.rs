@@ -1,7 +1,8 @@
 //! Launch rule of the tensor-core GEMM: which tile, by a model of how long the busiest SM works.
 
+use crate::arguments;
 use crate::launch::{dimension, multiple, room};
-use crate::{Entry, Family, Float, GpuLimits, KIB, Launch, LaunchError};
+use crate::{DevicePointer, Entry, Family, Float, GpuLimits, KIB, Launch, LaunchError};
 
 /// The family.
 pub const FAMILY: Family = Family {
@@ -18,6 +19,65 @@ pub const FAMILY: Family = Family {
 
 const fn entry(name: &'static str, max_registers: u32, shared_kib: u32) -> Entry {
     Entry { name, threads: 128, max_registers, max_static_shared: 0, dynamic_shared: shared_kib * KIB }
+}
+
+arguments! {
+    /// The arguments of every `gemm` kernel:
+    /// `C = residual + gate[g] * act(A Wᵀ + bias)`, `g = (m / gate_div) % gate_rows`.
+    Arguments {
+        /// `[m, k]` bf16, rows `lda` apart, 16-byte aligned.
+        a: DevicePointer,
+        /// `[n, k]` bf16, rows `ldw` apart, 16-byte aligned.
+        w: DevicePointer,
+        /// `[m, n]` of the output type, rows `ldc` apart.
+        c: DevicePointer,
+        /// `[n]` f32, or null for 0.
+        bias: DevicePointer,
+        /// `[gate_rows, n]` f32, or null for 1.
+        gate: DevicePointer,
+        /// `[m, n]` of the output type, or null for 0; may be `c`.
+        residual: DevicePointer,
+        /// Rows of A and C.
+        m: i32,
+        /// Rows of W, columns of C.
+        n: i32,
+        /// Columns of A and W.
+        k: i32,
+        /// Elements between rows of A, a multiple of 8.
+        lda: i64,
+        /// Elements between rows of W, a multiple of 8.
+        ldw: i64,
+        /// Elements between rows of C.
+        ldc: i64,
+        /// Elements between rows of the residual.
+        ldr: i64,
+        /// Elements between rows of the gate.
+        ldg: i64,
+        /// Neighbouring rows that share a row of the gate, at least 1.
+        gate_div: i32,
+        /// Rows of the gate, at least 1.
+        gate_rows: i32,
+        /// An [`Activation`] as a number.
+        activation: i32,
+    }
+}
+
+/// What is applied to a sum and its bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Activation {
+    /// Nothing.
+    None = 0,
+    /// `x * sigmoid(x)`.
+    Silu = 1,
+    /// GELU by its tanh approximation.
+    GeluTanh = 2,
+    /// GELU by the error function.
+    GeluErf = 3,
+    /// `max(x, 0)`.
+    Relu = 4,
+    /// `x * sigmoid(1.702 x)`, CLIP's.
+    QuickGelu = 5,
 }
 
 /// Outputs of a tile are `SIDE x SIDE`; a step along K is 32.

@@ -1,7 +1,8 @@
 //! Launch rule of layer norm and RMS norm: a warp a row while a warp's registers hold the row, a block a row above.
 
+use crate::arguments;
 use crate::launch::dimension;
-use crate::{Entry, Family, Float, Launch, LaunchError};
+use crate::{DevicePointer, Entry, Family, Float, Launch, LaunchError};
 
 /// The family.
 pub const FAMILY: Family = Family {
@@ -27,6 +28,43 @@ const fn entry(name: &'static str, max_static_shared: u32) -> Entry {
 const THREADS: u32 = 128;
 /// Columns that the registers of one warp hold: 32 lanes, 4 groups of 4.
 const WARP_COLUMNS: u64 = 512;
+
+arguments! {
+    /// The arguments of every `layer_norm` kernel:
+    /// `y = (n(x) * weight + bias) * (1 + scale[m]) + shift[m]`, `m = (row / modulation_div) % modulation_rows`.
+    Arguments {
+        /// `[rows, cols]` of the input type, rows `x_stride` apart.
+        x: DevicePointer,
+        /// `[rows, cols]` of the output type, rows `y_stride` apart; may be `x`.
+        y: DevicePointer,
+        /// `[cols]` f32, or null for 1.
+        weight: DevicePointer,
+        /// `[cols]` f32, or null for 0.
+        bias: DevicePointer,
+        /// `[modulation_rows, cols]` f32, or null for 0.
+        scale: DevicePointer,
+        /// `[modulation_rows, cols]` f32, or null for 0.
+        shift: DevicePointer,
+        /// Rows.
+        rows: i32,
+        /// Elements of a row.
+        cols: i32,
+        /// Elements between rows of `x`.
+        x_stride: i64,
+        /// Elements between rows of `y`.
+        y_stride: i64,
+        /// Neighbouring rows that share a row of modulation, at least 1.
+        modulation_div: i32,
+        /// Rows of modulation, at least 1.
+        modulation_rows: i32,
+        /// Elements between them.
+        modulation_stride: i64,
+        /// Added to the variance.
+        eps: f32,
+        /// 0: subtract the mean; 1: RMS norm.
+        rms: i32,
+    }
+}
 
 /// A batch of rows to normalise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
