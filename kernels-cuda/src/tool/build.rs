@@ -96,15 +96,29 @@ fn compile_all(toolchain: &Toolchain) -> Result<(Vec<Artefact>, Vec<Resources>),
         let text = compile(&nvrtc, toolchain, family, target)?;
         let path = scratch.0.join(&name);
         fs::write(&path, &text).map_err(Error::io(&path))?;
-        for architecture in target.architectures() {
-            let cubin = path.with_extension(format!("{architecture}.cubin"));
-            resources.extend(ptxas::assemble(&toolchain.ptxas, &path, architecture, &cubin)?);
+        for part in assemble_all(toolchain, &path, target) {
+            resources.extend(part?);
         }
         artefacts.push(Artefact { name, text });
     }
     let table = Resources::print(&resources);
     artefacts.push(Artefact { name: "resources.tsv".to_owned(), text: table });
     Ok((artefacts, resources))
+}
+
+/// Assembles one module for all architectures, each in its own process at the same time.
+fn assemble_all(toolchain: &Toolchain, ptx: &Path, target: Target) -> Vec<Result<Vec<Resources>, Error>> {
+    std::thread::scope(|scope| {
+        let assemble = |architecture: &'static str| {
+            let cubin = ptx.with_extension(format!("{architecture}.cubin"));
+            scope.spawn(move || ptxas::assemble(&toolchain.ptxas, ptx, architecture, &cubin))
+        };
+        let running: Vec<_> = target.architectures().iter().map(|&a| assemble(a)).collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }
 
 /// One family to the PTX that ships.
