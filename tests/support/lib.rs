@@ -1,1 +1,10 @@
-//! Shared support of the whole-system tests and benchmarks: golden files, comparison, paths.
+//! Shared support of the whole-system tests and benchmarks: golden files, comparison, backends.
+
+pub mod backend;
+pub mod compare;
+pub mod golden;
+
+pub use backend::{Backend, Reference, Session};
+pub use compare::{assert_close, assert_same_ids};
+pub use golden::{Golden, path};
+pub use selftok_kernels_cpu::reference::{Array, Named, Slots};
