@@ -28,6 +28,8 @@ pub struct GpuLimits {
     pub l2: u64,
     /// bf16 multiply-adds with f32 sums that one SM's tensor cores do a clock through `mma.sync`.
     pub mma_per_clock: u32,
+    /// f32 lanes of one SM: multiply-adds a clock.
+    pub f32_per_clock: u32,
     /// Peak bytes a second of the memory.
     pub memory_bandwidth: f64,
 }
@@ -44,6 +46,7 @@ pub const A100: GpuLimits = GpuLimits {
     shared_per_block: 163 * KIB,
     l2: 40 << 20,
     mma_per_clock: 1024,
+    f32_per_clock: 64,
     memory_bandwidth: 2039e9,
 };
 
@@ -59,6 +62,7 @@ pub const RTX_4090: GpuLimits = GpuLimits {
     shared_per_block: 99 * KIB,
     l2: 72 << 20,
     mma_per_clock: 256,
+    f32_per_clock: 128,
     memory_bandwidth: 1008e9,
 };
 
@@ -74,6 +78,7 @@ pub const H100: GpuLimits = GpuLimits {
     shared_per_block: 227 * KIB,
     l2: 50 << 20,
     mma_per_clock: 1228,
+    f32_per_clock: 128,
     memory_bandwidth: 3350e9,
 };
 
@@ -89,6 +94,7 @@ pub const RTX_5090: GpuLimits = GpuLimits {
     shared_per_block: 99 * KIB,
     l2: 96 << 20,
     mma_per_clock: 256,
+    f32_per_clock: 128,
     memory_bandwidth: 1792e9,
 };
 

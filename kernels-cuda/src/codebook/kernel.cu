@@ -6,11 +6,12 @@
 // the order of c (compiled with --fmad=false: what is fused here is written as fmaf), and the margin to the second
 // best comes with the index: where it is below the rounding of a score, the choice is the arithmetic's and not the model's.
 //
-// What bounds it: issue slots. 512 rows against 32768 codes of 16 is 0.27 G multiply-adds, which tensor cores would do
-// in a microsecond were bf16 or tf32 exact enough; they are not. On f32 lanes an A100 needs 28 us at best. Codes are 2 MiB
-// and live in L2. A lane holds its rows in registers and all lanes of a warp read the same code from shared memory, a
-// broadcast, one 16-byte read for four multiply-adds a row: with two rows a lane 8 FMA to a load, and 6 more
-// instructions a code and row for the running best and second. At C = 16 that is 32 FMA of some 48 issues.
+// What bounds it: f32 arithmetic. 512 rows against 32768 codes of 16 are 0.27 G multiply-adds, which tensor cores would do
+// in a microsecond were bf16 or tf32 exact enough; they are not. An A100's f32 lanes need 28 us at best. Codes are 2 MiB and
+// live in L2. A lane holds its rows in registers and all lanes of a warp read the same code from shared memory, a broadcast, one
+// 16-byte read for four multiply-adds a row: with two rows a lane 8 FMA to a load, and some 9 more instructions a code and row
+// for the running best and second. At C = 16 that is 64 FMA of 101 issues for two codes: the lanes bound it on an A100, which
+// has 64 an SM, and issue at 63 % of the lanes on the others, which have 128. Modelled figures, see `report`.
 //
 // Budget. C = 16: 32 registers of rows, two codes' sums at a time, about 64 in all; C = 64 has one row a lane. Codes in two
 // shared tiles of 64: 8 KiB at C = 16, 32 KiB at C = 64, one being filled by cp.async while the other is read.
@@ -68,20 +69,27 @@ __device__ __forceinline__ void codebook_partial(const float* x, const float* co
 
     // Columns that no code has: zero once, and no copy touches them.
     if (c < C)
+#pragma unroll 1
         for (int i = threadIdx.x; i < 2 * TILE * C; i += THREADS)
             if (i % C >= c) tiles[0][0][i] = 0.0f;
 
+    // Threads walk the padded tile, whose width is known, so that no copy pays for a division.
     auto load_tile = [&](int tile) {
         int in_tile = min(TILE, count - tile * TILE);
         u32 to = shared_address(&tiles[tile % 2][0][0]);
         const float* from = codes + i64(tile) * TILE * c;
         if (wide) {
-            int groups = c / 4;
-            for (int i = threadIdx.x; i < in_tile * groups; i += THREADS)
-                copy_async_16(to + (i / groups * C + i % groups * 4) * 4, from + i * 4, 16);
+#pragma unroll
+            for (int k = 0; k < TILE * C / 4 / THREADS; ++k) {
+                int i = threadIdx.x + k * THREADS, row = i / (C / 4), column = i % (C / 4) * 4;
+                if (row < in_tile && column < c) copy_async_16(to + i * 16, from + row * c + column, 16);
+            }
         } else {
-            for (int i = threadIdx.x; i < in_tile * c; i += THREADS)
-                copy_async_4(to + (i / c * C + i % c) * 4, from + i, 4);
+#pragma unroll 1
+            for (int i = threadIdx.x; i < in_tile * C; i += THREADS) {
+                int row = i / C, column = i % C;
+                if (column < c) copy_async_4(to + i * 4, from + row * c + column, 4);
+            }
         }
         commit_copies();
     };

@@ -12,7 +12,7 @@ pub const FAMILY: Family = Family {
     entries: &[
         entry("codebook_partial_c16", 88, 11264),
         entry("codebook_partial_c32", 128, 19456),
-        entry("codebook_partial_c64", 136, 34304),
+        entry("codebook_partial_c64", 144, 34304),
         entry("codebook_merge", 40, 0),
     ],
 };

@@ -44,11 +44,11 @@ pub fn report(toolchain: &Toolchain) -> Result<(), Error> {
         "\nMain loops, MODELLED: clocks of one SM for one iteration of one block, from the SASS. The ceiling is tensor"
     );
     println!(
-        "clocks over the largest, of mma.sync's own peak; latency, caches and clock rates are not in it.\n"
+        "(without any, f32) clocks over the largest, of that unit's own peak; latency, caches and clock rates are not in it.\n"
     );
     println!(
-        "{:<28} {:<9} {:>7} {:>7} {:>7} {:>8}  {:<8} {:>8}",
-        "kernel", "gpu", "tensor", "shared", "issue", "special", "bound", "ceiling"
+        "{:<28} {:<9} {:>7} {:>7} {:>7} {:>7} {:>8}  {:<8} {:>8}",
+        "kernel", "gpu", "tensor", "float", "shared", "issue", "special", "bound", "ceiling"
     );
     let scratch = Scratch::new()?;
     for gpu in MODELLED_GPUS {
@@ -59,21 +59,24 @@ pub fn report(toolchain: &Toolchain) -> Result<(), Error> {
             ptxas::assemble(&toolchain.ptxas, &ptx, gpu.architecture, &cubin)?;
             for (name, mix) in sass::main_loops(nvdisasm, &cubin)? {
                 let Some(entry) = FAMILIES.iter().find_map(|f| f.entry(&name)) else { continue };
-                if mix.tensor == 0 {
-                    continue; // what the layer norm and the codebook wait for is not in their instructions' mix
+                // What the layer norm waits for, memory, is not in its instructions.
+                if mix.tensor == 0 && (mix.global > 0 || mix.float * 2 < mix.issued) {
+                    continue;
                 }
                 let clocks = mix.clocks(u64::from(entry.threads / 32), gpu);
                 let (unit, most) = clocks.bound();
+                let useful = if mix.tensor > 0 { clocks.tensor } else { clocks.float };
                 println!(
-                    "{:<28} {:<9} {:>7} {:>7} {:>7} {:>8}  {:<8} {:>7.0}%",
+                    "{:<28} {:<9} {:>7} {:>7} {:>7} {:>7} {:>8}  {:<8} {:>7.0}%",
                     name,
                     gpu.name,
                     clocks.tensor,
+                    clocks.float,
                     clocks.shared,
                     clocks.issue,
                     clocks.special,
                     unit,
-                    100.0 * clocks.tensor as f64 / most as f64
+                    100.0 * useful as f64 / most as f64
                 );
             }
         }

@@ -1,7 +1,7 @@
 //! The main loop of a kernel in machine code, and a model of its time.
 //!
 //! The loop is the smallest stretch between a label and a branch back to it that holds all the tensor instructions any
-//! such stretch holds, or, in a kernel without them, the most multiply-adds. Counting its instructions gives clocks of the units
+//! such stretch holds, or, in a kernel without them, the largest share of multiply-adds. Counting its instructions gives clocks of the units
 //! that an SM has; the largest bounds the loop from below. It knows no latency, no cache and no clock rate. Whatever it says is *modelled*.
 
 use std::path::Path;
@@ -24,6 +24,8 @@ pub struct Mix {
     pub wavefronts: u64,
     /// MUFU: exponentials, reciprocals and the like.
     pub special: u64,
+    /// Loads from global memory.
+    pub global: u64,
 }
 
 /// Clocks that one block keeps each unit of an SM busy for one iteration.
@@ -31,6 +33,8 @@ pub struct Mix {
 pub struct Clocks {
     /// Tensor cores.
     pub tensor: u64,
+    /// f32 lanes.
+    pub float: u64,
     /// Shared memory, one wavefront a clock.
     pub shared: u64,
     /// The four schedulers, one instruction a clock each.
@@ -44,6 +48,7 @@ impl Mix {
     pub fn clocks(&self, warps: u64, limits: &GpuLimits) -> Clocks {
         Clocks {
             tensor: self.tensor * warps * 2048 / u64::from(limits.mma_per_clock),
+            float: self.float * warps * 32 / u64::from(limits.f32_per_clock),
             shared: self.wavefronts * warps,
             issue: (self.issued * warps).div_ceil(4),
             special: self.special * warps * 2,
@@ -56,6 +61,7 @@ impl Clocks {
     pub fn bound(&self) -> (&'static str, u64) {
         let units = [
             ("tensor", self.tensor),
+            ("float", self.float),
             ("shared", self.shared),
             ("issue", self.issue),
             ("special", self.special),
@@ -111,6 +117,7 @@ fn mix(lines: &[&str]) -> Mix {
         match base {
             "HMMA" => mix.tensor += 1,
             "FFMA" | "FADD" | "FMUL" => mix.float += 1,
+            "LDG" => mix.global += 1,
             "MUFU" => mix.special += 1,
             // The last suffix of LDSM.16.M88.4 is ldmatrix.x4: four matrices of 128 bytes.
             "LDSM" => mix.wavefronts += parts.next_back().and_then(|p| p.parse().ok()).unwrap_or(1),
@@ -133,7 +140,7 @@ fn main_loop(lines: &[&str]) -> Option<Mix> {
         let start = label(target.split(')').next()?)?;
         (start < end).then(|| mix(&lines[start..=end]))
     });
-    loops.max_by_key(|m| (m.tensor, if m.tensor > 0 { 0 } else { m.float }, std::cmp::Reverse(m.issued)))
+    loops.max_by_key(|m| (m.tensor, m.float * 1000 / m.issued.max(1), std::cmp::Reverse(m.issued)))
 }
 
 #[cfg(test)]
@@ -161,15 +168,15 @@ mod tests {
     fn the_main_loop_is_the_smallest_with_all_the_tensor_work() {
         let kernels = kernels(TEXT);
         assert_eq!(kernels[0].0, "kernel");
-        let expected = Mix { issued: 4, tensor: 1, float: 0, wavefronts: 4, special: 1 };
+        let expected = Mix { issued: 4, tensor: 1, float: 0, wavefronts: 4, special: 1, global: 0 };
         assert_eq!(main_loop(&kernels[0].1), Some(expected));
     }
 
     #[test]
     fn clocks_are_those_of_the_whole_block() {
-        let mix = Mix { issued: 10, tensor: 8, float: 0, wavefronts: 24, special: 1 };
+        let mix = Mix { issued: 10, tensor: 8, float: 3, wavefronts: 24, special: 1, global: 0 };
         let clocks = mix.clocks(4, &A100);
-        assert_eq!(clocks, Clocks { tensor: 64, shared: 96, issue: 10, special: 8 });
+        assert_eq!(clocks, Clocks { tensor: 64, float: 6, shared: 96, issue: 10, special: 8 });
         assert_eq!(clocks.bound(), ("shared", 96));
     }
 }
