@@ -96,8 +96,8 @@ const INSTANCES: [Instance; 5] = [
     Instance { name: "attention_d32_q64", width: 32, queries: 64, other_clocks: 625 },
     Instance { name: "attention_d64_q64", width: 64, queries: 64, other_clocks: 735 },
     Instance { name: "attention_d64_q128", width: 64, queries: 128, other_clocks: 1136 },
-    Instance { name: "attention_d96_q64", width: 96, queries: 64, other_clocks: 972 },
-    Instance { name: "attention_d128_q64", width: 128, queries: 64, other_clocks: 1292 },
+    Instance { name: "attention_d96_q64", width: 96, queries: 64, other_clocks: 960 },
+    Instance { name: "attention_d128_q64", width: 128, queries: 64, other_clocks: 1280 },
 ];
 
 /// Attention of `q [batch, heads, q_len, head_dim]` over keys and values of any length.

@@ -3,8 +3,8 @@
 //   n = (x - mean) / sqrt(var + eps)        or, for RMS,  n = x / sqrt(mean(x^2) + eps)
 //   y = (n * weight + bias) * (1 + scale[m]) + shift[m],   m = (row / modulation_div) % modulation_rows
 //
-// What bounds it: memory. A row is read once and written once; the arithmetic is some ten operations an element, where an
-// A100 affords about 19 for each 4 bytes moved both ways. So everything is about wide loads and enough of them in flight.
+// What bounds it: memory. A row is read once and written once, some ten operations an element; in the time that an A100 moves an f32
+// element in and out it could do 76. So everything is about wide loads and enough of them in flight.
 //
 // Budget: a thread keeps up to 16 elements of its row in registers, as 4 groups of 4 (16-byte loads for f32, 8-byte for
 // bf16), all issued before the first is used. With the row in registers the variance is the two-pass one, sum((x - mean)^2),
