@@ -1,0 +1,88 @@
+//! Launching the shipped PTX in emulation, with every check on.
+//!
+//! A test runs under several settings: the order in which warps run, and how far the approximate instructions err. A kernel that is
+//! right is right under each, and leaves no finding.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use bytemuck::Pod;
+use ptx_emulator::{
+    Approximation, ApproximationMode, Device, Gpu, LaunchConfig, Module, Options, Order, Report,
+};
+use selftok_kernels_cuda::Launch;
+
+/// A warp order and an approximation.
+pub type Setting = (Order, Approximation);
+
+/// The settings that every kernel is run under.
+pub fn settings() -> [Setting; 3] {
+    let mode = |mode| Approximation { mode, seed: 11 };
+    [
+        (Order::Forward, mode(ApproximationMode::Below)),
+        (Order::Reverse, mode(ApproximationMode::Above)),
+        (Order::Random(5), mode(ApproximationMode::Random)),
+    ]
+}
+
+/// Modules are decoded once for all tests of a binary.
+static MODULES: LazyLock<Mutex<HashMap<&'static str, Module>>> = LazyLock::new(Mutex::default);
+
+fn module(family: &'static str) -> Module {
+    // A test that failed to decode its module must not fail the others.
+    let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
+    let decode = || {
+        let shipped = selftok_kernels_ptx::module_for(family, 8, 0).expect(family);
+        Module::parse(shipped.ptx).unwrap_or_else(|e| panic!("{family}: {e}"))
+    };
+    modules.entry(family).or_insert_with(decode).clone()
+}
+
+/// An emulated A100.
+pub struct Emulated {
+    device: Device,
+}
+
+impl Emulated {
+    /// One that runs under `setting`.
+    pub fn new((order, approximation): Setting) -> Self {
+        let options = Options { order, approximation, ..Options::default() };
+        Self { device: Device::new(Gpu::a100(), options) }
+    }
+
+    /// Memory that nobody wrote.
+    pub fn allocate(&self, bytes: usize) -> u64 {
+        self.device.memory().alloc(bytes as u64).unwrap()
+    }
+
+    /// Memory with these values.
+    pub fn upload<T: Pod>(&self, values: &[T]) -> u64 {
+        let at = self.allocate(size_of_val(values));
+        self.device.memory().write(at, bytemuck::cast_slice(values)).unwrap();
+        at
+    }
+
+    /// `count` values from element `first` of the memory at `at` on, all of which a kernel must have written.
+    pub fn download<T: Pod>(&self, at: u64, first: usize, count: usize) -> Vec<T> {
+        let mut values = vec![T::zeroed(); count];
+        let at = at + (first * size_of::<T>()) as u64;
+        let unwritten = self.device.memory().first_unwritten(at, (count * size_of::<T>()) as u64).unwrap();
+        assert_eq!(unwritten, None, "an output that the kernel did not write");
+        self.device.memory().read(at, bytemuck::cast_slice_mut(&mut values)).unwrap();
+        values
+    }
+
+    /// Runs a kernel, which must leave no finding.
+    pub fn launch(&self, family: &'static str, launch: &Launch, arguments: &[u8]) -> Report {
+        let loaded = self.device.load(&module(family)).unwrap();
+        let config = LaunchConfig {
+            grid: launch.grid,
+            block: launch.block,
+            shared_bytes: launch.shared_bytes,
+            ..LaunchConfig::new(1, 1)
+        };
+        let report = self.device.launch(&loaded, launch.entry, &config, arguments).unwrap();
+        assert!(report.findings.is_empty(), "{}:\n{}", launch.entry, report.to_text());
+        report
+    }
+}

@@ -1,0 +1,9 @@
+//! Every kernel, as the PTX that ships, executed in emulation against f64.
+//!
+//! Under each of three warp orders and three ways of erring in the approximate instructions, with all of the emulator's
+//! checks on, a kernel must leave no finding and be as close to the reference as rounding explains.
+
+mod codebook;
+mod emulated;
+mod layer_norm;
+mod support;
