@@ -10,6 +10,9 @@ use crate::types::{Space, Type};
 
 /// Decodes `i` when it belongs here.
 pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>) -> Result<bool> {
+    if i.opcode == "mma" {
+        return product(cx, i).map(|()| true);
+    }
     let mut m = Modifiers::new(i);
     let load = match i.opcode {
         "ldmatrix" => true,
@@ -42,4 +45,26 @@ pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instructi
     };
     cx.emit_list(Op::Tensor(op), [], [slot], list, if load { count } else { 0 });
     Ok(true)
+}
+
+/// The one product so far: `mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 d, a, b, c`.
+fn product<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>) -> Result<()> {
+    let mut m = Modifiers::new(i);
+    for modifier in ["sync", "aligned", "m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"] {
+        m.need(&[(modifier, ())])?;
+    }
+    m.finish()?;
+    cx.count(i, 4..=4)?;
+    let mut list = Vec::new();
+    for (operand, registers) in i.operands.iter().zip([4, 4, 2, 4]) {
+        let elements = cx.elements(operand);
+        if elements.len() != registers {
+            return Err(cx.error(format!("expected {registers} registers")));
+        }
+        for e in elements {
+            list.push(if list.len() < 4 { cx.destination(e, 4)? } else { cx.source(e, Type::B32)? });
+        }
+    }
+    cx.emit_list(Op::Tensor(TensorOp::Mma), [], [], list, 4);
+    Ok(())
 }

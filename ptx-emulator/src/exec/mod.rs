@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod convert;
 pub mod copy;
 pub mod integer;
+pub mod mma;
 pub mod real;
 pub mod select;
 pub mod shuffle;
