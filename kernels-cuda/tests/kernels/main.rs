@@ -3,7 +3,9 @@
 //! Under each of three warp orders and three ways of erring in the approximate instructions, with all of the emulator's
 //! checks on, a kernel must leave no finding and be as close to the reference as rounding explains.
 
+mod attention;
 mod codebook;
 mod emulated;
+mod gemm;
 mod layer_norm;
 mod support;

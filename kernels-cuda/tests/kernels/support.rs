@@ -1,5 +1,7 @@
 //! What the kernel tests share: inputs from a seed, bf16, and the comparison with an f64 reference.
 
+use half::bf16;
+
 /// A small generator: the same numbers on every machine.
 pub struct Random(u64);
 
@@ -24,6 +26,11 @@ impl Random {
     /// `n` normals.
     pub fn floats(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.normal()).collect()
+    }
+
+    /// `n` normals, rounded to bf16.
+    pub fn bf16s(&mut self, n: usize) -> Vec<bf16> {
+        (0..n).map(|_| bf16::from_f32(self.normal())).collect()
     }
 }
 
