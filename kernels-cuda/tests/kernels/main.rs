@@ -8,4 +8,5 @@ mod codebook;
 mod emulated;
 mod gemm;
 mod layer_norm;
+mod limits;
 mod support;
