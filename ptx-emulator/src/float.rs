@@ -143,7 +143,7 @@ pub fn mul64(a: f64, b: f64, round: Round) -> f64 {
 #[inline(always)]
 pub fn fma64(a: f64, b: f64, c: f64, round: Round) -> f64 {
     let r = a.mul_add(b, c);
-    if round == Round::Near || !r.is_finite() && !(a.is_finite() && b.is_finite() && c.is_finite()) {
+    if round == Round::Near || ![a, b, c].iter().all(|x| x.is_finite()) {
         return r;
     }
     if r.is_infinite() {

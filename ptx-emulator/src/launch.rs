@@ -298,7 +298,7 @@ impl Launch {
         let mut cluster = {
             let mut q = self.queue.lock().unwrap_or_else(|e| e.into_inner());
             // A suspended cluster may be waiting for one not yet begun: new ones first, while there is room.
-            if q.next < q.total && q.live < q.resident && (q.suspended.is_empty() || q.live < q.resident) {
+            if q.next < q.total && q.live < q.resident {
                 let index = match self.state.options.order {
                     crate::check::Order::Reverse => q.total - 1 - q.next,
                     _ => q.next,

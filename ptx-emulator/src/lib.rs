@@ -24,6 +24,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+// Loops over 32 lanes index several arrays at once; a call of an instruction names its whole context; and shifts
+// beside masks are written as the ISA writes them.
+#![allow(clippy::needless_range_loop, clippy::too_many_arguments, clippy::precedence)]
+
 pub mod approx;
 pub mod check;
 pub mod counters;

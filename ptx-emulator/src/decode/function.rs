@@ -247,7 +247,7 @@ impl<'d, 'a> FunctionDecoder<'d, 'a> {
             }
             (Space::Reg, ty) => {
                 let count = v.count.unwrap_or(1);
-                let plane = self.new_planes(ty.bytes(), count.checked_mul(v.vector).unwrap_or(u32::MAX))?;
+                let plane = self.new_planes(ty.bytes(), count.saturating_mul(v.vector))?;
                 match v.count {
                     Some(count) => Name::Family { plane, count, ty },
                     None => Name::Register { plane, ty, vector: v.vector },

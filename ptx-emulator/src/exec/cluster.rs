@@ -308,15 +308,19 @@ impl Cluster {
         let code = &launch.loaded.module.0.code;
         for (k, slot) in self.warps.iter_mut().enumerate() {
             let Some(w) = slot else { continue };
-            let lane = w.live.trailing_zeros();
-            if let Some((pc, missing)) = w.give_up() {
+            let stuck = w.stuck();
+            for &(pc, missing, mask) in &stuck {
                 let i = &code[pc as usize];
-                let place = (self.blocks[w.block as usize].id, launch.thread(w.id * 32 + lane));
+                let thread = launch.thread(w.id * 32 + mask.trailing_zeros());
+                let place = (self.blocks[w.block as usize].id, thread);
                 let barrier = matches!(i.op, crate::ir::Op::Bar { .. });
                 let kind = if barrier { FindingKind::Barrier } else { FindingKind::Shuffle };
                 launch.report(kind, i.line, place, None, || {
                     format!("waits for lanes {missing:#010x}, which never come here")
                 });
+            }
+            if !stuck.is_empty() {
+                w.give_up();
                 self.blocked[k] = false;
                 return true;
             }

@@ -243,7 +243,7 @@ fn int1(v: &mut View, i: &Instruction, m: u32, f: Int1, w: Width) {
     if w == Width::W16 {
         let low = |x: u32| x & 0xFFFF;
         match f {
-            Int1::Abs => v.map1(i, m, |a| low(s16(a).abs() as u32)),
+            Int1::Abs => v.map1(i, m, |a| low(s16(a).unsigned_abs())),
             Int1::Neg => v.map1(i, m, |a| low(a.wrapping_neg())),
             Int1::Not => v.map1(i, m, |a| low(!a)),
             _ => v.map1(i, m, |a| u32::from(low(a) == 0)),

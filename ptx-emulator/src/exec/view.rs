@@ -4,15 +4,9 @@ use crate::ir::{Instruction, Pred, Slot};
 use bytemuck::{Pod, Zeroable};
 
 /// One 32-bit value of each lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Plane(pub [u32; 32]);
-
-impl Default for Plane {
-    fn default() -> Self {
-        Plane([0; 32])
-    }
-}
 
 /// One 64-bit value of each lane: two planes seen as one row.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

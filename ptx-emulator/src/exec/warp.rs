@@ -292,19 +292,23 @@ impl Warp {
         }
     }
 
-    /// Lets a group go on that waits for lanes which can no longer come; returns its place and what it lacked.
-    pub fn give_up(&mut self) -> Option<(u32, u32)> {
-        let live = self.live;
-        let g = self.groups.iter_mut().find(|g| matches!(g.wait, Wait::Warp(_) | Wait::Lanes(_)))?;
-        let missing = match g.wait {
-            Wait::Warp(need) | Wait::Lanes(need) => need & live & !g.mask,
-            _ => 0,
+    /// Groups that wait for lanes which can no longer come: the instruction of each, and what it lacks.
+    pub fn stuck(&self) -> Vec<(u32, u32, u32)> {
+        let lacks = |g: &Group| match g.wait {
+            Wait::Warp(need) => Some((g.pc - 1, need & self.live & !g.mask, g.mask)),
+            Wait::Lanes(need) => Some((g.pc, need & self.live & !g.mask, g.mask)),
+            _ => None,
         };
-        let pc = if matches!(g.wait, Wait::Warp(_)) { g.pc - 1 } else { g.pc };
-        // It is marked as served: the instruction will see that lanes are missing and not wait again.
-        g.wait = Wait::No;
-        g.last_run = u64::MAX;
-        Some((pc, missing))
+        self.groups.iter().filter_map(lacks).collect()
+    }
+
+    /// Lets the first group that is stuck go on without the lanes it waits for.
+    pub fn give_up(&mut self) {
+        if let Some(g) = self.groups.iter_mut().find(|g| matches!(g.wait, Wait::Warp(_) | Wait::Lanes(_))) {
+            // It is marked as served: the instruction will see that lanes are missing and not wait again.
+            g.wait = Wait::No;
+            g.last_run = u64::MAX;
+        }
     }
 
     /// Runs up to about `budget` instructions.
@@ -534,6 +538,9 @@ impl Warp {
             }
             _ => access::run(cx, self, constants, i, m),
         };
+        if cx.launch.abort.load(std::sync::atomic::Ordering::Relaxed) {
+            return Go::Changed;
+        }
         match flow {
             Flow::Next => Go::On,
             Flow::Yield => Go::Yield,

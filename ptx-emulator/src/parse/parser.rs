@@ -109,7 +109,7 @@ impl<'a> Parser<'a> {
                     }
                 }
                 Token::Dot("file" | "section" | "loc") => self.debug_directive()?,
-                Token::Dot("pragma" | "alias") => self.to_semicolon()?,
+                Token::Dot("pragma" | "alias") => self.skip_statement()?,
                 Token::Punct(';') => self.at += 1,
                 _ => self.item(&mut out)?,
             }
@@ -161,7 +161,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn to_semicolon(&mut self) -> Result<()> {
+    fn skip_statement(&mut self) -> Result<()> {
         loop {
             match self.next() {
                 Token::Punct(';') => return Ok(()),
@@ -228,7 +228,7 @@ impl<'a> Parser<'a> {
                 }
                 Token::Dot("maxnreg") => f.max_registers = Some(self.triple()?[0]),
                 Token::Dot("noreturn" | "explicitcluster") => self.at += 1,
-                Token::Dot("pragma") => self.to_semicolon()?,
+                Token::Dot("pragma") => self.skip_statement()?,
                 Token::Punct(';') => {
                     self.at += 1;
                     return Ok(f);
@@ -450,7 +450,7 @@ impl<'a> Parser<'a> {
                     out.extend(self.declaration()?.into_iter().map(Statement::Variable));
                 }
                 Token::Dot("loc" | "file") => self.debug_directive()?,
-                Token::Dot("pragma") => self.to_semicolon()?,
+                Token::Dot("pragma") => self.skip_statement()?,
                 Token::Word(name) if self.peek_at(1) == Token::Punct(':') => {
                     self.at += 2;
                     out.push(self.labelled(name, line)?);
