@@ -1,6 +1,6 @@
 //! Flash attention in emulation, against f64.
 
-use crate::emulated::{Emulated, settings};
+use crate::emulated::{Emulated, everywhere, settings};
 use crate::support::{BF16_ROUNDING, Expected, Random};
 use half::bf16;
 use ptx_emulator::Report;
@@ -141,55 +141,56 @@ fn run(emulated: &Emulated, case: Case) -> Report {
 
 #[test]
 fn whole_tiles_remainders_and_both_block_sizes() {
-    for setting in settings() {
-        let emulated = Emulated::new(setting);
-        run(&emulated, PLAIN);
-        run(&emulated, Case { q_len: 70, kv_len: [100, 0], ..PLAIN });
-        run(&emulated, Case { entry: "attention_d64_q128", q_len: 130, kv_len: [70, 0], ..PLAIN });
-    }
+    everywhere(|emulated| {
+        run(emulated, PLAIN);
+        run(emulated, Case { q_len: 70, kv_len: [100, 0], ..PLAIN });
+        run(emulated, Case { entry: "attention_d64_q128", q_len: 130, kv_len: [70, 0], ..PLAIN });
+    });
 }
 
 #[test]
 fn a_second_segment_follows_the_first() {
-    for setting in settings() {
-        let emulated = Emulated::new(setting);
-        run(&emulated, Case { q_len: 20, kv_len: [65, 37], ..PLAIN });
-        run(&emulated, Case { q_len: 5, kv_len: [0, 9], ..PLAIN });
-    }
+    everywhere(|emulated| {
+        run(emulated, Case { q_len: 20, kv_len: [65, 37], ..PLAIN });
+        run(emulated, Case { q_len: 5, kv_len: [0, 9], ..PLAIN });
+    });
 }
 
 #[test]
 fn groups_of_heads_share_keys_in_every_sequence() {
-    let emulated = Emulated::new(settings()[2]);
-    run(&emulated, Case { batch: 2, heads: 4, head_group: 2, q_len: 10, kv_len: [12, 5], ..PLAIN });
+    everywhere(|emulated| {
+        run(emulated, Case { batch: 2, heads: 4, head_group: 2, q_len: 10, kv_len: [12, 5], ..PLAIN });
+    });
 }
 
 #[test]
 fn every_width_of_head_has_an_instance() {
-    let emulated = Emulated::new(settings()[0]);
-    for (entry, head_dim) in [
-        ("attention_d32_q64", 16),
-        ("attention_d32_q64", 32),
-        ("attention_d64_q64", 40),
-        ("attention_d96_q64", 80),
-        ("attention_d96_q64", 96),
-        ("attention_d128_q64", 128),
-    ] {
-        run(&emulated, Case { entry, head_dim, q_len: 20, kv_len: [70, 0], ..PLAIN });
-    }
+    everywhere(|emulated| {
+        for (entry, head_dim) in [
+            ("attention_d32_q64", 16),
+            ("attention_d32_q64", 32),
+            ("attention_d64_q64", 40),
+            ("attention_d96_q64", 80),
+            ("attention_d96_q64", 96),
+            ("attention_d128_q64", 128),
+        ] {
+            run(emulated, Case { entry, head_dim, q_len: 20, kv_len: [70, 0], ..PLAIN });
+        }
+    });
 }
 
 #[test]
 fn a_causal_mask_counts_positions_through_both_segments() {
-    let emulated = Emulated::new(settings()[1]);
-    run(&emulated, Case { q_len: 70, kv_len: [70, 0], causal: Some(0), ..PLAIN });
-    run(&emulated, Case { q_len: 20, kv_len: [50, 20], causal: Some(50), ..PLAIN });
-    // The first ten queries see nothing, and give zeros.
-    run(&emulated, Case { q_len: 30, kv_len: [70, 3], causal: Some(-10), ..PLAIN });
-    run(
-        &emulated,
-        Case { entry: "attention_d64_q128", q_len: 130, kv_len: [130, 0], causal: Some(0), ..PLAIN },
-    );
+    everywhere(|emulated| {
+        run(emulated, Case { q_len: 70, kv_len: [70, 0], causal: Some(0), ..PLAIN });
+        run(emulated, Case { q_len: 20, kv_len: [50, 20], causal: Some(50), ..PLAIN });
+        // The first ten queries see nothing, and give zeros.
+        run(emulated, Case { q_len: 30, kv_len: [70, 3], causal: Some(-10), ..PLAIN });
+        run(
+            emulated,
+            Case { entry: "attention_d64_q128", q_len: 130, kv_len: [130, 0], causal: Some(0), ..PLAIN },
+        );
+    });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The codebook kernels in emulation: the index and the margin are those of plain f32, bit for bit.
 
-use crate::emulated::{Emulated, settings};
+use crate::emulated::{Emulated, everywhere, settings};
 use crate::support::Random;
 use selftok_kernels_cuda::codebook::{MergeArguments, PartialArguments, Shape, launch};
 use selftok_kernels_cuda::{A100, GpuLimits};
@@ -84,16 +84,15 @@ fn check(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], widt
 fn every_width_and_every_slicing_gives_the_f32_answer() {
     // One SM makes one slice of many tiles, 108 make a slice of each tile.
     let one_sm = GpuLimits { sms: 1, ..A100 };
-    for setting in settings() {
-        let emulated = Emulated::new(setting);
+    everywhere(|emulated| {
         for (rows, count, width) in [(70, 330, 16), (33, 130, 7), (65, 70, 31), (3, 200, 64), (1, 1, 20)] {
             let mut random = Random::new((rows * count) as u64);
             let (x, codes) = (random.floats(rows * width), random.floats(count * width));
             for limits in [&A100, &one_sm] {
-                check(&emulated, limits, &x, &codes, width);
+                check(emulated, limits, &x, &codes, width);
             }
         }
-    }
+    });
 }
 
 #[test]

@@ -25,6 +25,13 @@ pub fn settings() -> [Setting; 3] {
     ]
 }
 
+/// Runs a test under every setting.
+pub fn everywhere(test: impl Fn(&Emulated)) {
+    for setting in settings() {
+        test(&Emulated::new(setting));
+    }
+}
+
 /// Modules are decoded once for all tests of a binary.
 static MODULES: LazyLock<Mutex<HashMap<&'static str, Module>>> = LazyLock::new(Mutex::default);
 

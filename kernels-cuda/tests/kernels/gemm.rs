@@ -1,6 +1,6 @@
 //! The tensor-core GEMM in emulation, against f64.
 
-use crate::emulated::{Emulated, settings};
+use crate::emulated::{Emulated, everywhere, settings};
 use crate::support::{Expected, F32_ROUNDING, Random};
 use half::bf16;
 use ptx_emulator::Report;
@@ -142,38 +142,39 @@ fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
 
 #[test]
 fn whole_tiles_and_remainders_in_every_dimension() {
-    for setting in settings() {
-        let emulated = Emulated::new(setting);
+    everywhere(|emulated| {
         for case in
             [plain(64, 64, 64), plain(70, 50, 40), plain(1, 3, 3), plain(65, 129, 136), plain(64, 64, 8)]
         {
-            run(&emulated, 64, Float::F32, case);
+            run(emulated, 64, Float::F32, case);
         }
         for case in [plain(128, 128, 96), plain(130, 140, 72)] {
-            run(&emulated, 128, Float::F32, case);
+            run(emulated, 128, Float::F32, case);
         }
-    }
+    });
 }
 
 #[test]
 fn bias_activation_gate_and_residual_follow_the_sum() {
     use Activation::{GeluErf, GeluTanh, None, QuickGelu, Relu, Silu};
-    let setting = settings()[1];
-    let emulated = Emulated::new(setting);
-    for activation in [None, Silu, GeluTanh, GeluErf, Relu, QuickGelu] {
-        let case = Case { bias: true, gate: Some((7, 3)), residual: true, activation, ..plain(70, 50, 40) };
-        run(&emulated, 64, Float::F32, case);
-        run(&emulated, 64, Float::Bf16, case);
-    }
-    let odd = Case { ldc: 143, gate: Some((10, 13)), ..plain(130, 142, 40) };
-    run(&emulated, 128, Float::F32, odd);
-    run(&emulated, 128, Float::Bf16, Case { residual: true, ..odd });
+    everywhere(|emulated| {
+        for activation in [None, Silu, GeluTanh, GeluErf, Relu, QuickGelu] {
+            let case =
+                Case { bias: true, gate: Some((7, 3)), residual: true, activation, ..plain(70, 50, 40) };
+            run(emulated, 64, Float::F32, case);
+            run(emulated, 64, Float::Bf16, case);
+        }
+        let odd = Case { ldc: 143, gate: Some((10, 13)), ..plain(130, 142, 40) };
+        run(emulated, 128, Float::F32, odd);
+        run(emulated, 128, Float::Bf16, Case { residual: true, ..odd });
+    });
 }
 
 #[test]
 fn a_grid_of_more_than_one_band_covers_every_tile() {
-    let emulated = Emulated::new(settings()[2]);
-    run(&emulated, 64, Float::F32, plain(600, 130, 8));
+    everywhere(|emulated| {
+        run(emulated, 64, Float::F32, plain(600, 130, 8));
+    });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The layer norm kernels in emulation, against f64.
 
-use crate::emulated::{Emulated, settings};
+use crate::emulated::{Emulated, everywhere};
 use crate::support::{Expected, F32_ROUNDING, Random};
 use half::bf16;
 use selftok_kernels_cuda::Float;
@@ -94,37 +94,34 @@ const PLAIN: Case = Case { rows: 5, cols: 64, gap: 0, rms: false, affine: false,
 
 #[test]
 fn rows_of_every_width_are_normalised() {
-    for setting in settings() {
-        let emulated = Emulated::new(setting);
+    everywhere(|emulated| {
         // A lone element, a tail, one warp's registers full, one more, a block's registers full, and beyond.
         for cols in [1, 3, 16, 512, 513, 516, 2048, 2052] {
             for rms in [false, true] {
-                run(&emulated, Case { cols, rms, gap: cols % 4, ..PLAIN }, Float::F32, Float::F32);
+                run(emulated, Case { cols, rms, gap: cols % 4, ..PLAIN }, Float::F32, Float::F32);
             }
         }
-    }
+    });
 }
 
 #[test]
 fn affine_weights_and_modulation_are_applied() {
-    for setting in settings() {
-        let emulated = Emulated::new(setting);
+    everywhere(|emulated| {
         for (div, rows) in [(1, 9), (3, 3), (9, 1), (2, 2)] {
             let case = Case { rows: 9, affine: true, modulation: Some((div, rows)), ..PLAIN };
-            run(&emulated, case, Float::F32, Float::F32);
-            run(&emulated, Case { cols: 1000, rms: true, ..case }, Float::F32, Float::Bf16);
+            run(emulated, case, Float::F32, Float::F32);
+            run(emulated, Case { cols: 1000, rms: true, ..case }, Float::F32, Float::Bf16);
         }
-    }
+    });
 }
 
 #[test]
 fn bf16_rows_are_read_and_written() {
-    for setting in settings() {
-        let emulated = Emulated::new(setting);
+    everywhere(|emulated| {
         for cols in [60, 61, 768] {
             let case = Case { cols, affine: true, gap: 8 - cols % 4, ..PLAIN };
-            run(&emulated, case, Float::Bf16, Float::Bf16);
-            run(&emulated, case, Float::Bf16, Float::F32);
+            run(emulated, case, Float::Bf16, Float::Bf16);
+            run(emulated, case, Float::Bf16, Float::F32);
         }
-    }
+    });
 }
