@@ -19,6 +19,19 @@ pub enum ApproximationMode {
     Random,
 }
 
+/// The order in which a matrix product is summed, which the PTX ISA leaves open: results must pass with each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Accumulation {
+    /// One product after the other.
+    #[default]
+    Sequential,
+    /// A tree of products, then the accumulator.
+    Pairwise,
+    /// Eight products at a time with the accumulator, cut towards zero.
+    Truncating,
+}
+
 /// The mode, and the seed of random errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Default)]
 pub struct Approximation {

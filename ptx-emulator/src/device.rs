@@ -1,6 +1,6 @@
 //! A modelled GPU: its memory, its modules, its launches.
 
-use crate::approx::Approximation;
+use crate::approx::{Accumulation, Approximation};
 use crate::check::{Checks, Order};
 use crate::counters::Report;
 use crate::decode::{ConstantValue, Module};
@@ -20,6 +20,8 @@ pub struct Options {
     pub order: Order,
     /// How approximate instructions err.
     pub approximation: Approximation,
+    /// How matrix products are summed.
+    pub accumulation: Accumulation,
     /// Worker threads of [`Device::launch`]; 0 takes the machine's cores.
     pub threads: usize,
     /// Warp instructions without any change to memory after which a launch counts as hung.
@@ -32,6 +34,7 @@ impl Default for Options {
             checks: Checks::default(),
             order: Order::Forward,
             approximation: Approximation::default(),
+            accumulation: Accumulation::default(),
             threads: 0,
             patience: 50_000_000,
         }

@@ -43,7 +43,7 @@ pub mod memory;
 pub mod parse;
 pub mod types;
 
-pub use approx::{Approximation, ApproximationMode};
+pub use approx::{Accumulation, Approximation, ApproximationMode};
 pub use check::{Checks, Finding, FindingKind, Order};
 pub use counters::{Counter, Report};
 pub use decode::Module;

@@ -1,8 +1,9 @@
-//! Matrix loads and, in time, matrix products (PTX ISA, "Warp Level Matrix Instructions").
+//! Matrix loads, stores and products (PTX ISA, "Warp Level Matrix Instructions").
 
 use super::access::address;
 use super::function::{FunctionDecoder, Result};
 use super::modifiers::Modifiers;
+use crate::exec::mma::Mma;
 use crate::exec::tensor::TensorOp;
 use crate::ir::Op;
 use crate::parse::ast;
@@ -10,10 +11,11 @@ use crate::types::{Space, Type};
 
 /// Decodes `i` when it belongs here.
 pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>) -> Result<bool> {
-    if i.opcode == "mma" {
-        return product(cx, i).map(|()| true);
-    }
     let mut m = Modifiers::new(i);
+    if i.opcode == "mma" {
+        mma(cx, i, &mut m)?;
+        return Ok(true);
+    }
     let load = match i.opcode {
         "ldmatrix" => true,
         "stmatrix" => false,
@@ -47,24 +49,40 @@ pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instructi
     Ok(true)
 }
 
-/// The one product so far: `mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 d, a, b, c`.
-fn product<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>) -> Result<()> {
-    let mut m = Modifiers::new(i);
-    for modifier in ["sync", "aligned", "m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"] {
-        m.need(&[(modifier, ())])?;
-    }
+fn mma<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>, m: &mut Modifiers) -> Result<()> {
+    m.need(&[("sync", ())])?;
+    m.need(&[("aligned", ())])?;
+    let k = m.need(&[("m16n8k4", 4), ("m16n8k8", 8), ("m16n8k16", 16), ("m16n8k32", 32)])?;
+    m.need(&[("row", ())])?;
+    m.need(&[("col", ())])?;
+    let saturate = m.take("satfinite");
+    let (d, a, b, c) = (m.ty()?, m.ty()?, m.ty()?, m.ty()?);
     m.finish()?;
     cx.count(i, 4..=4)?;
+    let bytes8 = |t: Type| matches!(t, Type::S8 | Type::U8);
+    let known = match (k, a, b, c) {
+        (8 | 16, Type::F16, Type::F16, Type::F32 | Type::F16) => !saturate,
+        (8 | 16, Type::Bf16, Type::Bf16, Type::F32) => !saturate,
+        (4 | 8, Type::Tf32, Type::Tf32, Type::F32) => !saturate,
+        (16 | 32, a, b, Type::S32) => bytes8(a) && bytes8(b),
+        _ => false,
+    };
+    if !known || c != d {
+        return Err(cx.error(format!("'mma.{}' is not supported", i.modifiers.join("."))));
+    }
+    let form = Mma { k, a, b, c, saturate };
+    let [na, nb, nc] = form.registers();
     let mut list = Vec::new();
-    for (operand, registers) in i.operands.iter().zip([4, 4, 2, 4]) {
-        let elements = cx.elements(operand);
-        if elements.len() != registers {
-            return Err(cx.error(format!("expected {registers} registers")));
+    for (at, n) in [(0, nc), (1, na), (2, nb), (3, nc)] {
+        let elements = cx.elements(&i.operands[at]);
+        if elements.len() != n {
+            return Err(cx.error(format!("operand {at} has {} registers, expected {n}", elements.len())));
         }
+        let ty = if at == 3 && c == Type::F32 { Type::F32 } else { Type::B32 };
         for e in elements {
-            list.push(if list.len() < 4 { cx.destination(e, 4)? } else { cx.source(e, Type::B32)? });
+            list.push(if at == 0 { cx.destination(e, 4)? } else { cx.source(e, ty)? });
         }
     }
-    cx.emit_list(Op::Tensor(TensorOp::Mma), [], [], list, 4);
+    cx.emit_list(Op::Tensor(TensorOp::Mma(form)), [], [], list, nc as u32);
     Ok(())
 }

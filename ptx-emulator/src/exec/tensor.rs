@@ -1,4 +1,4 @@
-//! Matrix loads and stores of a warp (PTX ISA, "ldmatrix", "stmatrix").
+//! Matrix loads and stores of a warp (PTX ISA, "ldmatrix", "stmatrix"); products are in [`super::mma`].
 
 use super::access::addresses;
 use super::view::Plane;
@@ -21,8 +21,8 @@ pub enum TensorOp {
         /// Whether the address register has 64 bits.
         wide_address: bool,
     },
-    /// `mma.m16n8k16.row.col.f32.bf16.bf16.f32`
-    Mma,
+    /// `mma.sync`: `list` = D, A, B, C.
+    Mma(super::mma::Mma),
     /// `stmatrix.m8n8.xN[.trans].b16`
     StoreMatrix {
         /// Matrices.
@@ -65,7 +65,13 @@ pub fn run(op: &TensorOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &In
             let used = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
             cx.count(w, pc, Space::Shared, &at, 16, used);
         }
-        TensorOp::Mma => super::mma::bf16_m16n8k16(w, constants, i, m),
+        TensorOp::Mma(_) => {
+            let (version, accumulation) = (cx.worker.version, cx.launch.options.accumulation);
+            let mut view = w.view(constants);
+            view.accumulation = accumulation;
+            // SAFETY: `version` is what this machine was found to support.
+            unsafe { super::mma::RUN[version](&mut view, i, m) };
+        }
         TensorOp::StoreMatrix { count, transposed, offset, wide_address } => {
             let at = addresses(w, constants, i.s[0], wide_address, offset);
             for k in 0..count as usize {

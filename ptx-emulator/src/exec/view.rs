@@ -49,6 +49,8 @@ pub struct View<'a> {
     pub specials: &'a [Plane],
     /// How approximate instructions err.
     pub approx: crate::approx::Approximation,
+    /// How matrix products are summed.
+    pub accumulation: crate::approx::Accumulation,
     /// Varies from instruction to instruction, for random errors.
     pub salt: u64,
 }

@@ -187,6 +187,7 @@ impl Warp {
             constants,
             specials: &self.specials,
             approx: crate::approx::Approximation::default(),
+            accumulation: crate::approx::Accumulation::default(),
             salt: 0,
         }
     }
