@@ -1,27 +1,37 @@
 //! Launching the shipped PTX in emulation, with every check on.
 //!
-//! A test runs under several settings: the order in which warps run, and how far the approximate instructions err. A kernel that is
-//! right is right under each, and leaves no finding.
+//! A test runs under several settings of what a GPU leaves open. A kernel that is right is right under each, and leaves
+//! no finding.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use bytemuck::Pod;
 use ptx_emulator::{
-    Approximation, ApproximationMode, Device, Gpu, LaunchConfig, Module, Options, Order, Report,
+    Accumulation, Approximation, ApproximationMode, Device, Gpu, LaunchConfig, Module, Options, Order, Report,
 };
 use selftok_kernels_cuda::Launch;
 
-/// A warp order and an approximation.
-pub type Setting = (Order, Approximation);
+/// What a GPU leaves open, decided one way: the order of warps, how far the approximate instructions err, and how a tensor core
+/// orders and rounds its sums.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    order: Order,
+    approximation: Approximation,
+    accumulation: Accumulation,
+}
 
 /// The settings that every kernel is run under.
 pub fn settings() -> [Setting; 3] {
-    let mode = |mode| Approximation { mode, seed: 11 };
+    let setting = |order, mode, accumulation| Setting {
+        order,
+        approximation: Approximation { mode, seed: 11 },
+        accumulation,
+    };
     [
-        (Order::Forward, mode(ApproximationMode::Below)),
-        (Order::Reverse, mode(ApproximationMode::Above)),
-        (Order::Random(5), mode(ApproximationMode::Random)),
+        setting(Order::Forward, ApproximationMode::Below, Accumulation::Sequential),
+        setting(Order::Reverse, ApproximationMode::Above, Accumulation::Truncating),
+        setting(Order::Random(5), ApproximationMode::Random, Accumulation::Pairwise),
     ]
 }
 
@@ -52,8 +62,9 @@ pub struct Emulated {
 
 impl Emulated {
     /// One that runs under `setting`.
-    pub fn new((order, approximation): Setting) -> Self {
-        let options = Options { order, approximation, ..Options::default() };
+    pub fn new(setting: Setting) -> Self {
+        let Setting { order, approximation, accumulation } = setting;
+        let options = Options { order, approximation, accumulation, ..Options::default() };
         Self { device: Device::new(Gpu::a100(), options) }
     }
 
