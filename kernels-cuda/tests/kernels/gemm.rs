@@ -148,7 +148,7 @@ fn whole_tiles_and_remainders_in_every_dimension() {
         {
             run(emulated, 64, Float::F32, case);
         }
-        for case in [plain(128, 128, 96), plain(130, 140, 72)] {
+        for case in [plain(128, 128, 96), plain(130, 140, 72), plain(5, 7, 3)] {
             run(emulated, 128, Float::F32, case);
         }
     });
