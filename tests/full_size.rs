@@ -40,7 +40,7 @@ fn the_full_autoencoder_agrees_with_diffusers() {
     );
     let config = autoencoder::Config::sd3();
     let entries = vec![
-        autoencoder::encode(&config, 1, [256, 256], false).unwrap(),
+        autoencoder::encode(&config, 1, [256, 256], true).unwrap(),
         autoencoder::decode(&config, 1, [32, 32], false).unwrap(),
     ];
     let program = Program::new("autoencoder", entries).unwrap();

@@ -53,8 +53,9 @@ fn check(seed: u64, backends: &[Box<dyn Backend>]) {
 
 #[test]
 fn random_networks_compute_what_their_ops_say_whatever_pass_is_off() {
-    let mut backends = backend::all();
-    backends.extend(PASSES.iter().map(|pass| backend::without(pass)));
+    let mut backends = backend::engines();
+    backends
+        .extend(PASSES.iter().map(|pass| Box::new(backend::Engine::without(&[pass])) as Box<dyn Backend>));
     for seed in 0..120 {
         check(seed, &backends);
     }
@@ -63,8 +64,9 @@ fn random_networks_compute_what_their_ops_say_whatever_pass_is_off() {
 #[test]
 #[ignore = "thousands of networks: a minute"]
 fn many_random_networks_compute_what_their_ops_say() {
-    let mut backends = backend::all();
-    backends.extend(PASSES.iter().map(|pass| backend::without(pass)));
+    let mut backends = backend::engines();
+    backends
+        .extend(PASSES.iter().map(|pass| Box::new(backend::Engine::without(&[pass])) as Box<dyn Backend>));
     for seed in 1000..3000 {
         check(seed, &backends);
     }

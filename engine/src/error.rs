@@ -1,11 +1,45 @@
-//! What can go wrong between a plan and its results.
+//! What can go wrong between a model's files and its results.
 
 use selftok_kernels_cpu::exec::{BindError, RunError};
 
-/// An error of binding or running.
+/// An error of opening, binding or running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A model's files cannot be opened, or do not serve the job.
+    #[error(transparent)]
+    Model(#[from] selftok_loader::Error),
+    /// A network cannot be built from its configuration.
+    #[error(transparent)]
+    Graph(#[from] selftok_graph::GraphError),
+    /// A network cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] selftok_graph::CompileError),
+    /// A picture cannot be read or made.
+    #[error(transparent)]
+    Picture(#[from] crate::PictureError),
+    /// Tokens that are not the model's.
+    #[error(transparent)]
+    Tokens(#[from] crate::tokens::TokensError),
+    /// Steps or a prefix that are not possible.
+    #[error(transparent)]
+    Schedule(#[from] crate::schedule::ScheduleError),
+    /// A slice that is not a whole number of items.
+    #[error("{what}: {len} numbers are not a whole number of items of {item}")]
+    NotWhole {
+        /// Which argument.
+        what: &'static str,
+        /// Its length.
+        len: usize,
+        /// Numbers of one item.
+        item: usize,
+    },
+    /// A batch size that is not possible.
+    #[error("a batch of {batch} pictures: choose between 1 and 4096")]
+    Batch {
+        /// Asked for.
+        batch: usize,
+    },
     /// The system does not give the threads.
     #[error("cannot start {threads} threads (0: as many as the machine has)")]
     Threads {

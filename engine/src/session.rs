@@ -3,41 +3,7 @@
 use crate::Error;
 use crate::executable::{EntryId, Executable, InputId, OutputId, PortNames, SlotTable};
 use selftok_kernels_cpu::exec;
-pub use selftok_kernels_cpu::exec::{Progress, RunOptions, Timing};
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for [f32] {}
-    impl Sealed for [i32] {}
-    impl Sealed for Vec<f32> {}
-    impl Sealed for Vec<i32> {}
-    impl<const N: usize> Sealed for [f32; N] {}
-    impl<const N: usize> Sealed for [i32; N] {}
-}
-
-/// Numbers that a run reads or writes where they are: slices, vectors and arrays of `f32` and `i32`.
-pub trait Data: sealed::Sealed {
-    /// To be read.
-    fn input(&self) -> exec::Input<'_>;
-    /// To be written.
-    fn output(&mut self) -> exec::Output<'_>;
-}
-
-macro_rules! data {
-    ($element:ty, $variant:ident, $([$($generics:tt)*] $type:ty),*) => {$(
-        impl<$($generics)*> Data for $type {
-            fn input(&self) -> exec::Input<'_> {
-                exec::Input::$variant(&self[..])
-            }
-            fn output(&mut self) -> exec::Output<'_> {
-                exec::Output::$variant(&mut self[..])
-            }
-        }
-    )*};
-}
-
-data!(f32, F32, [] [f32], [] Vec<f32>, [const N: usize] [f32; N]);
-data!(i32, I32, [] [i32], [] Vec<i32>, [const N: usize] [i32; N]);
+pub use selftok_kernels_cpu::exec::{Input, Output, Progress, RunOptions, Timing};
 
 /// One allocation and one stream of work. States outlive a run; nothing is allocated while one runs.
 pub struct Session {
@@ -61,8 +27,8 @@ impl Session {
     /// As for [`Session::run_entry`]; also if the plan has several entries or slots.
     pub fn run(
         &mut self,
-        inputs: &[(InputId, &dyn Data)],
-        outputs: &mut [(OutputId, &mut dyn Data)],
+        inputs: &[(InputId, Input<'_>)],
+        outputs: &mut [(OutputId, Output<'_>)],
     ) -> Result<(), Error> {
         let entry = self.executable.only_entry()?;
         self.launch(entry, &[], 1, inputs, outputs, RunOptions::default())
@@ -79,8 +45,8 @@ impl Session {
         &mut self,
         entry: EntryId,
         slots: &SlotTable,
-        inputs: &[(InputId, &dyn Data)],
-        outputs: &mut [(OutputId, &mut dyn Data)],
+        inputs: &[(InputId, Input<'_>)],
+        outputs: &mut [(OutputId, Output<'_>)],
         options: RunOptions<'_>,
     ) -> Result<(), Error> {
         if slots.width != self.executable.plan().slots.len() {
@@ -94,8 +60,8 @@ impl Session {
         entry: EntryId,
         slots: &[u32],
         iterations: usize,
-        inputs: &[(InputId, &dyn Data)],
-        outputs: &mut [(OutputId, &mut dyn Data)],
+        inputs: &[(InputId, Input<'_>)],
+        outputs: &mut [(OutputId, Output<'_>)],
         options: RunOptions<'_>,
     ) -> Result<(), Error> {
         let names = &*self.executable.names;
@@ -118,11 +84,10 @@ impl Session {
         for (id, _) in &*outputs {
             names.outputs.port(entry, id.0).ok_or_else(|| missing("output", &names.outputs, id.0))?;
         }
-        let inputs =
-            inputs.iter().filter_map(|(id, data)| Some((names.inputs.port(entry, id.0)?, data.input())));
+        let inputs = inputs.iter().filter_map(|(id, data)| Some((names.inputs.port(entry, id.0)?, *data)));
         let outputs = outputs
             .iter_mut()
-            .filter_map(|(id, data)| Some((names.outputs.port(entry, id.0)?, data.output())));
+            .filter_map(|(id, data)| Some((names.outputs.port(entry, id.0)?, data.reborrow())));
         let result = self.bound.run(entry.0 as usize, slots, iterations, inputs, outputs, options);
         result.map_err(|source| Error::Run { plan: self.executable.plan().name.clone(), source })
     }

@@ -56,7 +56,8 @@ pub struct Case {
 
 /// Weights of a random network: small, so that depth does not blow values up; a function of the name.
 pub fn weight(name: &str, numel: usize, fan_in: usize) -> Vec<f32> {
-    let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+    let hash =
+        name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
     let scale = 1.0 / (fan_in.max(1) as f32).sqrt();
     Random(hash).units(numel).into_iter().map(|x| x * scale).collect()
 }
@@ -185,7 +186,8 @@ impl<'g> Grower<'g> {
             }
             9 => {
                 let image = x.reshape([self.batch, self.rows.0.into(), self.rows.1.into(), width.into()]);
-                let h = image.group_norm(&self.name("gn"), self.r.of(&[1, 2, 4]), 1e-5).act(self.activation());
+                let h =
+                    image.group_norm(&self.name("gn"), self.r.of(&[1, 2, 4]), 1e-5).act(self.activation());
                 let h = if self.rows.0.is_multiple_of(2) && self.rows.1.is_multiple_of(2) {
                     let small = h.conv2d(&self.name("down"), 8, 3, 2, [0, 1, 0, 1]);
                     small.upsample2x().conv2d(&self.name("up"), width, 3, 1, [1; 4])

@@ -1,6 +1,7 @@
 //! A diffusers autoencoder folder: `config.json` of an `AutoencoderKL`, and its weights.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use selftok_graph::models::{autoencoder, selftok};
 use selftok_loader::{Error, Result, TensorSource, Weights, read_json};
@@ -13,7 +14,7 @@ pub struct Vae {
     /// Its configuration.
     pub config: autoencoder::Config,
     /// Its tensors.
-    pub weights: Weights,
+    pub weights: Arc<Weights>,
 }
 
 impl Vae {
@@ -44,7 +45,7 @@ impl Vae {
                 return Err(Error::config(&config_path, what));
             }
         }
-        Ok(Vae { path: folder, config, weights })
+        Ok(Vae { path: folder, config, weights: Arc::new(weights) })
     }
 
     /// Checks that the latents of this autoencoder are those of a Selftok model.

@@ -3,6 +3,7 @@
 //! Each part is optional as long as no job asks for it; asking for one that is not there is an error that says which file has it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use selftok_graph::models::selftok::Config;
 use selftok_loader::{Error, Result, Weights};
@@ -26,7 +27,7 @@ pub struct Sources {
 #[derive(Debug)]
 pub struct Checkpoint {
     /// Its tensors.
-    pub weights: Weights,
+    pub weights: Arc<Weights>,
     /// What their shapes say.
     pub description: Description,
 }
@@ -184,7 +185,7 @@ impl SelftokFiles {
 fn checkpoint(path: &Path) -> Result<Checkpoint> {
     let weights = Weights::open(path)?;
     let description = Description::of(&weights, path)?;
-    Ok(Checkpoint { weights, description })
+    Ok(Checkpoint { weights: Arc::new(weights), description })
 }
 
 /// True for the name of a checkpoint: `STEM….safetensors`, `.pth` and so on, but not one of several shards.

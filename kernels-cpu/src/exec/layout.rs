@@ -7,7 +7,7 @@
 
 use super::context::{Context, Region};
 use super::{BindError, lower::Lowering};
-use crate::row_map::RowMap;
+use crate::gemm::RowMap;
 use selftok_graph::{DType, ExtentId, Operand, Slot};
 
 /// Where an operand's first live element is.
@@ -139,7 +139,7 @@ impl Rows {
     /// The map for the live sizes of now. Only for a space with at least one live row.
     pub fn map(&self, space: &Space, cx: &Context<'_>) -> RowMap {
         if self.outer_stride == 0 && (self.inner_from == 0 || self.inner_stride == 0) {
-            return RowMap::rows(self.inner_stride);
+            return RowMap::dense(self.inner_stride);
         }
         RowMap {
             inner: space.live_from(self.inner_from, cx),

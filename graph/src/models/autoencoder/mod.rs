@@ -72,9 +72,9 @@ impl<'g> Blocks<'_, 'g> {
     }
 }
 
-/// `pixel_values [B, 3, H, W]` in [-1, 1] → `latent [B, C, H/f, W/f]`, which is `(mean - shift) * scale`, and `mean`.
+/// `pixel_values [B, 3, H, W]` in [-1, 1] → `latent [B, C, H/f, W/f]`, which is `(mean - shift) * scale`.
 ///
-/// `trace` adds `enc.conv_in`, `enc.down{i}`, `enc.mid`, `enc.moments`.
+/// `trace` adds `mean`, `enc.conv_in`, `enc.down{i}`, `enc.mid`, `enc.moments`.
 pub fn encode(config: &Config, batch: usize, pixels: [usize; 2], trace: bool) -> Result<Graph, GraphError> {
     config.validate()?;
     check_sizes(batch, "pixel_values", pixels, config.downsampling(), 1)?;
@@ -112,7 +112,7 @@ pub fn encode(config: &Config, batch: usize, pixels: [usize; 2], trace: bool) ->
     };
     blocks.trace("enc.moments", moments);
     let [mean, _log_variance] = moments.split();
-    g.output("mean", mean.permute(&[0, 3, 1, 2]));
+    blocks.trace("mean", mean);
     let (shift, scale) =
         (g.constant([1], vec![config.shift()]), g.constant([1], vec![config.scaling_factor]));
     g.output("latent", ((mean - shift) * scale).permute(&[0, 3, 1, 2]));

@@ -50,6 +50,8 @@ pub(super) fn need(q: &Operand, heads: usize) -> Need {
         scale: 1.0,
         mask: Mask::None,
         kv_lens: std::ptr::null(),
+        // The fewer workers, the larger the tasks: none at all gives the largest.
+        workers: 0,
     };
     Need { worker: kernel.scratch_bytes(), shared: 0 }
 }
@@ -189,6 +191,7 @@ impl Run for AttentionStep {
             scale: self.scale,
             mask,
             kv_lens: std::ptr::null(),
+            workers: worker.count,
         };
         // SAFETY: by the contract of `Run::run` every operand is valid over the live rows; `kv_heads` divides `heads`.
         unsafe { launch(&attention, cx, worker, scratch) };

@@ -6,9 +6,9 @@ use crate::exec::layout::Space;
 use crate::exec::lower::Lowering;
 use crate::exec::walk::{RunOperand, Runs};
 use crate::exec::{BindError, RunError};
+use crate::gemm::RowMap;
 use crate::kernel::Kernel as _;
 use crate::pool::Worker;
-use crate::row_map::RowMap;
 use selftok_graph::{DType, Kernel, Operand, Place};
 use std::sync::Arc;
 
@@ -77,7 +77,7 @@ impl Run for CodebookStep {
         self.runs.for_each(cx, |at, rows| {
             let search = CodebookArgmax {
                 x: at(0),
-                x_map: RowMap::rows(self.runs.stride(0)),
+                x_map: RowMap::dense(self.runs.stride(0)),
                 rows,
                 ids: at(1).cast(),
                 scores: at(2),

@@ -5,12 +5,12 @@ use crate::exec::RunError;
 use crate::exec::context::{Context, Fixed, Need, Region, Run};
 use crate::exec::layout::{Base, Rows, Space};
 use crate::exec::lower::Lowering;
+use crate::gemm::RowMap;
 use crate::gemm::{
     self, Linear, LinearArgs, LinearSpec, PackedMatrix, RowsDType, Weight, WeightFormat, WeightKind,
 };
 use crate::isa::Features;
 use crate::pool::Worker;
-use crate::row_map::RowMap;
 use selftok_graph::{Activation, DType, Kernel, Operand, Place, Stage, Step};
 use std::sync::Arc;
 

@@ -6,8 +6,8 @@ use crate::exec::layout::{Base, Space};
 use crate::exec::lower::Lowering;
 use crate::exec::walk::{RunOperand, Runs};
 use crate::exec::{BindError, RunError};
+use crate::gemm::RowMap;
 use crate::pool::Worker;
-use crate::row_map::RowMap;
 use selftok_graph::{DType, Kernel};
 
 struct EmbedStep {
@@ -89,7 +89,7 @@ impl Run for EmbedStep {
                 table: cx.at(&self.table),
                 ids: ids.cast(),
                 y: at(1),
-                y_map: RowMap::rows(self.runs.stride(1)),
+                y_map: RowMap::dense(self.runs.stride(1)),
                 rows,
                 width: self.width,
             };
@@ -108,7 +108,7 @@ impl Run for TimestepStep {
                 freqs: cx.at(&self.freqs),
                 freqs_len: self.freqs_len,
                 y: at(1),
-                y_map: RowMap::rows(self.runs.stride(1)),
+                y_map: RowMap::dense(self.runs.stride(1)),
                 rows,
                 sin_first: self.sin_first,
             };

@@ -4,9 +4,9 @@ use crate::exec::context::{Context, Need, Run, launch};
 use crate::exec::layout::{Base, Rows, Space};
 use crate::exec::lower::Lowering;
 use crate::exec::{BindError, RunError};
+use crate::gemm::RowMap;
 use crate::norm::Norm;
 use crate::pool::Worker;
-use crate::row_map::RowMap;
 use selftok_graph::{Kernel, NormKind, Operand};
 
 struct NormStep {

@@ -8,7 +8,6 @@ use crate::exec::lower::Lowering;
 use crate::exec::walk::{Grid, RunOperand, Runs};
 use crate::exec::{BindError, RunError};
 use crate::pool::Worker;
-use crate::strided::Strided;
 use selftok_graph::{Activation, Axis, Binary, Kernel, Operand};
 
 struct UnaryStep {
@@ -18,9 +17,8 @@ struct UnaryStep {
 
 struct BinaryStep {
     op: Binary,
+    act: Activation,
     grid: Grid<3>,
-    /// In place over the result, after the binary function.
-    act: Option<UnaryStep>,
 }
 
 struct CombineStep {
@@ -40,15 +38,12 @@ pub(super) fn lower_copy(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), Bin
 /// Lowers [`Kernel::Map`].
 pub(super) fn lower_map(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindError> {
     let Kernel::Map { a, b, act, out } = &low.step.kernel else { return Err(super::mismatch(low)) };
-    let unary = |x: &Operand, role| -> Result<UnaryStep, BindError> {
-        Ok(UnaryStep { act: *act, grid: Grid::new(low, [(x, role), (out, "out")])? })
-    };
     let step: Box<dyn Run> = match b {
-        None => Box::new(unary(a, "a")?),
+        None => Box::new(UnaryStep { act: *act, grid: Grid::new(low, [(a, "a"), (out, "out")])? }),
         Some((op, b)) => Box::new(BinaryStep {
             op: *op,
+            act: *act,
             grid: Grid::new(low, [(a, "a"), (b, "b"), (out, "out")])?,
-            act: (*act != Activation::Identity).then(|| unary(out, "out")).transpose()?,
         }),
     };
     Ok((step, Need::default()))
@@ -100,22 +95,12 @@ pub(super) fn lower_combine(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), 
     Ok((Box::new(step), Need::default()))
 }
 
-impl UnaryStep {
-    /// # Safety
-    /// As for [`Run::run`].
-    unsafe fn launch(&self, shape: Strided<2>, cx: &Context<'_>, worker: &Worker<'_>, scratch: &mut [u8]) {
+impl Run for UnaryStep {
+    unsafe fn run(&self, cx: &Context<'_>, worker: &Worker<'_>, scratch: &mut [u8]) -> Result<(), RunError> {
+        let Some(shape) = self.grid.live(cx) else { return Ok(()) };
         let unary = Unary { act: self.act, x: self.grid.at(0, cx), y: self.grid.at(1, cx), shape };
         // SAFETY: by the contract of `Run::run` both operands are valid over the live axes.
         unsafe { launch(&unary, cx, worker, scratch) };
-    }
-}
-
-impl Run for UnaryStep {
-    unsafe fn run(&self, cx: &Context<'_>, worker: &Worker<'_>, scratch: &mut [u8]) -> Result<(), RunError> {
-        if let Some(shape) = self.grid.live(cx) {
-            // SAFETY: passed on from the caller.
-            unsafe { self.launch(shape, cx, worker, scratch) };
-        }
         Ok(())
     }
 }
@@ -125,13 +110,7 @@ impl Run for BinaryStep {
         let Some(shape) = self.grid.live(cx) else { return Ok(()) };
         let (a, b, y) = (self.grid.at(0, cx), self.grid.at(1, cx), self.grid.at(2, cx));
         // SAFETY: by the contract of `Run::run` the operands are valid over the live axes.
-        unsafe { launch(&BinaryOp { op: self.op, a, b, y, shape }, cx, worker, scratch) };
-        if let Some((act, shape)) = self.act.as_ref().and_then(|act| Some((act, act.grid.live(cx)?))) {
-            // The two are cut into tasks each in its own way.
-            worker.barrier();
-            // SAFETY: as above.
-            unsafe { act.launch(shape, cx, worker, scratch) };
-        }
+        unsafe { launch(&BinaryOp { op: self.op, act: self.act, a, b, y, shape }, cx, worker, scratch) };
         Ok(())
     }
 }
