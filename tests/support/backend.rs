@@ -1,8 +1,11 @@
 //! What runs a program in a test: one trait, so that the same golden tests judge the reference interpreter and every
 //! compiled engine.
 
-use selftok_graph::Program;
+use selftok::{CpuOptions, Device, Executable};
+use selftok_graph::{DType, Port, Program};
+use selftok_kernels_cpu::Isa;
 use selftok_kernels_cpu::reference::{self, Interpreter, Named, Slots};
+use std::sync::Arc;
 
 /// Something that runs programs.
 pub trait Backend {
@@ -48,9 +51,142 @@ impl Session for Interpreted<'_> {
     }
 }
 
-/// Every backend that this build has, for tests that run on all of them.
+/// The compiled engine on the CPU.
+pub struct Engine {
+    options: CpuOptions,
+    off: Vec<String>,
+}
+
+impl Engine {
+    /// With these options and everything on.
+    pub fn new(options: CpuOptions) -> Engine {
+        Engine { options, off: vec![] }
+    }
+
+    /// Without these passes, on two threads.
+    pub fn without(passes: &[&str]) -> Engine {
+        let options = CpuOptions { threads: 2, ..CpuOptions::default() };
+        Engine { options, off: passes.iter().map(|pass| pass.to_string()).collect() }
+    }
+}
+
+impl Backend for Engine {
+    fn name(&self) -> String {
+        let off =
+            if self.off.is_empty() { String::new() } else { format!(" without {}", self.off.join(", ")) };
+        format!("engine {:?}{off}", self.options)
+    }
+
+    fn open<'p>(&self, program: &'p Program, weights: &reference::Weights<'_>) -> Box<dyn Session + 'p> {
+        let device = Device::cpu(self.options.clone()).expect("threads");
+        let mut target = device.target();
+        target.off = self.off.clone();
+        let plan = selftok_graph::compile(program, &target).unwrap_or_else(|error| panic!("{error}"));
+        let mut stored = std::collections::HashMap::new();
+        for weight in &plan.weights {
+            let values = weights(&weight.name).unwrap_or_else(|| panic!("no weight '{}'", weight.name));
+            stored.insert(weight.name.clone(), values);
+        }
+        let shapes = plan.weights.iter().map(|weight| (weight.name.clone(), weight.shape.clone()));
+        let source = selftok_loader::Generated::new(shapes, move |name, start, out| {
+            out.copy_from_slice(&stored[name][start..start + out.len()]);
+        });
+        let executable =
+            Executable::bind(plan, Arc::new(source), &device).unwrap_or_else(|error| panic!("{error}"));
+        Box::new(Compiled { program, session: executable.session() })
+    }
+}
+
+struct Compiled<'p> {
+    program: &'p Program,
+    session: selftok::Session,
+}
+
+enum Numbers {
+    F32(Vec<f32>),
+    I32(Vec<i32>),
+}
+
+impl Session for Compiled<'_> {
+    fn run(&mut self, entry: &str, inputs: &Named, table: &[Slots]) -> Named {
+        let exe = self.session.executable().clone();
+        let plan = exe.plan();
+        let ports = plan.entry(entry).expect("a known entry");
+        let mut slots = exe.slots(table.len());
+        for (i, row) in table.iter().enumerate() {
+            for (name, &value) in row.iter().filter(|(name, _)| plan.slot(name).is_some()) {
+                slots.set_at(i, exe.slot(name).expect("a known slot"), value);
+            }
+        }
+        let numbers = |dtype, data: &[f64]| match dtype {
+            DType::F32 => Numbers::F32(data.iter().map(|&x| x as f32).collect()),
+            DType::I32 => Numbers::I32(data.iter().map(|&x| x as i32).collect()),
+        };
+        let given: Vec<_> =
+            ports.inputs.iter().map(|port| numbers(port.dtype, &inputs[&port.name].data)).collect();
+        let given: Vec<_> = ports
+            .inputs
+            .iter()
+            .zip(&given)
+            .map(|(port, numbers)| {
+                let data = match numbers {
+                    Numbers::F32(values) => selftok::Input::F32(values),
+                    Numbers::I32(values) => selftok::Input::I32(values),
+                };
+                (exe.input(&port.name).expect("a known input"), data)
+            })
+            .collect();
+        let sizes = |port: &Port| port.axes.iter().map(|axis| axis.size).collect::<Vec<_>>();
+        let mut got: Vec<_> = ports
+            .outputs
+            .iter()
+            .map(|port| numbers(port.dtype, &vec![f64::NAN; sizes(port).iter().product()]))
+            .collect();
+        let mut outputs: Vec<_> = ports
+            .outputs
+            .iter()
+            .zip(&mut got)
+            .map(|(port, numbers)| {
+                let data = match numbers {
+                    Numbers::F32(values) => selftok::Output::F32(values),
+                    Numbers::I32(values) => selftok::Output::I32(values),
+                };
+                (exe.output(&port.name).expect("a known output"), data)
+            })
+            .collect();
+        let id = exe.entry(entry).expect("a known entry");
+        self.session
+            .run_entry(id, &slots, &given, &mut outputs, Default::default())
+            .unwrap_or_else(|error| panic!("{}: {error}", self.program.name));
+        let arrays = ports.outputs.iter().zip(got).map(|(port, numbers)| {
+            let data = match numbers {
+                Numbers::F32(values) => values.into_iter().map(f64::from).collect(),
+                Numbers::I32(values) => values.into_iter().map(f64::from).collect(),
+            };
+            (port.name.clone(), reference::Array::new(&sizes(port), data))
+        });
+        arrays.collect()
+    }
+}
+
+/// Every backend that this build has, for tests that run on all of them: the judge, and the engine at every
+/// instruction set of this machine.
 pub fn all() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Reference)]
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(Reference)];
+    backends.extend(engines());
+    backends
+}
+
+/// The engine at every instruction set of this machine, on one thread and on several.
+pub fn engines() -> Vec<Box<dyn Backend>> {
+    let isas = Isa::available();
+    isas.into_iter()
+        .enumerate()
+        .map(|(i, isa)| {
+            let options = CpuOptions { threads: 1 + i % 2, isa: Some(isa), ..CpuOptions::default() };
+            Box::new(Engine::new(options)) as Box<dyn Backend>
+        })
+        .collect()
 }
 
 /// Inputs by name.

@@ -3,6 +3,8 @@
 pub mod backend;
 pub mod compare;
 pub mod golden;
+pub mod procedural;
+pub mod random;
 
 pub use backend::{Backend, Reference, Session};
 pub use compare::{assert_close, assert_same_ids};

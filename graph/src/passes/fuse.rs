@@ -27,13 +27,14 @@ pub fn fuse(graph: &Graph, stages: &[Stage], target: &Target) -> Vec<Fused> {
         if !uses.live[index] || absorbed[index] || node.outputs.is_empty() {
             continue;
         }
-        let mut chain = Chain { uses: &uses, out: node.outputs[0], nodes: vec![index] };
+        let mut chain = Chain { uses: &uses, absorbed: &absorbed, out: node.outputs[0], nodes: vec![index] };
         let Some(kernel) = start(&mut chain, node, target) else { continue };
-        for &member in &chain.nodes {
+        let (out, nodes) = (chain.out, chain.nodes);
+        for &member in &nodes {
             absorbed[member] = true;
         }
-        let last = *chain.nodes.last().unwrap_or(&index);
-        let stage = stages[chain.out.index()];
+        let last = *nodes.last().unwrap_or(&index);
+        let stage = stages[out.index()];
         fused.push(Fused { kernel, stage, scope: node.scope.clone(), node: last });
     }
     fused.sort_by_key(|f| f.node);
@@ -62,7 +63,7 @@ fn start(chain: &mut Chain, node: &Node, target: &Target) -> Option<Kernel<Value
         }
         Op::Upsample2x => {
             if target.on("fuse.upsample")
-                && let Some(reader) = chain.uses.only_reader(chain.out)
+                && let Some(reader) = chain.reader()
                 && let Op::Conv2d { .. } = chain.uses.graph.nodes[reader].op
                 && chain.uses.graph.nodes[reader].inputs[0] == chain.out
             {
@@ -76,7 +77,7 @@ fn start(chain: &mut Chain, node: &Node, target: &Target) -> Option<Kernel<Value
             let (weight, bias) = (weight.then(|| operand(1)), bias.then(|| operand(1 + weight as usize)));
             let (mut shift, mut scale) = (None, None);
             if target.on("fuse.norm")
-                && let Some(reader) = chain.uses.only_reader(chain.out)
+                && let Some(reader) = chain.reader()
                 && let Op::Modulate = chain.uses.graph.nodes[reader].op
                 && let [x, by, factor] = chain.uses.graph.nodes[reader].inputs[..]
                 && x == chain.out
@@ -166,7 +167,7 @@ fn conv(
 /// An activation that follows, if it may join.
 fn activation(chain: &mut Chain, on: bool) -> Activation {
     if on
-        && let Some(reader) = chain.uses.only_reader(chain.out)
+        && let Some(reader) = chain.reader()
         && let Op::Unary(act) = chain.uses.graph.nodes[reader].op
     {
         chain.join(reader);
@@ -178,11 +179,18 @@ fn activation(chain: &mut Chain, on: bool) -> Activation {
 /// The nodes that have become one kernel.
 struct Chain<'u> {
     uses: &'u Uses<'u>,
+    /// Nodes that other kernels have taken: the sum of two products joins the first of them only.
+    absorbed: &'u [bool],
     out: ValueId,
     nodes: Vec<usize>,
 }
 
 impl Chain<'_> {
+    /// The one node that reads the chain's result, if it may join.
+    fn reader(&self) -> Option<usize> {
+        self.uses.only_reader(self.out).filter(|&reader| !self.absorbed[reader])
+    }
+
     fn join(&mut self, node: usize) {
         self.nodes.push(node);
         self.out = self.uses.graph.nodes[node].outputs[0];
@@ -201,7 +209,7 @@ impl Epilogue {
     /// Absorbs an activation, a gate (where the kernel has one) and a residual, in this order, each optional.
     fn absorb(&mut self, chain: &mut Chain, can_gate: bool) {
         let graph = chain.uses.graph;
-        while let Some(reader) = chain.uses.only_reader(chain.out) {
+        while let Some(reader) = chain.reader() {
             let node = &graph.nodes[reader];
             if graph.shape(node.outputs[0]) != graph.shape(chain.out) {
                 return;
@@ -320,6 +328,19 @@ mod tests {
         );
         let names: Vec<_> = kernels.iter().map(Kernel::name).collect();
         assert_eq!(names, ["linear", "linear", "map", "map", "map"]);
+    }
+
+    #[test]
+    fn the_sum_of_two_products_joins_one_of_them() {
+        let kernels = fused(
+            |g| {
+                let x = g.input("x", [2, 8], DType::F32, Stage::Request);
+                g.output("y", x.linear("a", 8) + x.linear("b", 8));
+            },
+            &[],
+        );
+        let residuals = kernels.iter().filter(|k| matches!(k, Kernel::Linear { residual: Some(_), .. }));
+        assert_eq!((kernels.len(), residuals.count()), (2, 1));
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //! against.
 
 use crate::GraphError;
+use crate::models::MAX_BATCH;
 use serde::Deserialize;
 
 /// Number of stages of the token schedule, each 200 thousandths of time long.
-pub(super) const STAGES: usize = 5;
+const STAGES: usize = 5;
 
 /// Sizes of encoder, quantiser, decoder and renderer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// `"selftok"`.
     pub model_type: String,
@@ -38,6 +40,7 @@ pub struct Config {
 
 /// Sizes of the encoder.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EncoderConfig {
     /// Width of the image stream.
     pub hidden_size: usize,
@@ -58,6 +61,7 @@ pub struct EncoderConfig {
 
 /// Sizes of the decoder.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
     /// Width of both streams.
     pub hidden_size: usize,
@@ -118,36 +122,46 @@ impl Config {
         }
     }
 
+    /// Patches along one side of the picture.
+    pub fn grid(&self) -> usize {
+        self.latent_size / self.patch_size
+    }
+
+    /// Pixels along one side of a cell of the latent.
+    pub fn downscale(&self) -> usize {
+        self.image_size / self.latent_size
+    }
+
     /// Checks what every builder relies on.
     pub fn validate(&self) -> Result<(), GraphError> {
         if self.model_type != "selftok" {
             return Err(wrong("model_type", &self.model_type, "\"selftok\""));
         }
         let (e, d) = (&self.encoder, &self.decoder);
-        for (field, value) in [
-            ("image_size", self.image_size),
-            ("latent_channels", self.latent_channels),
-            ("latent_size", self.latent_size),
-            ("patch_size", self.patch_size),
-            ("num_tokens", self.num_tokens),
-            ("codebook_size", self.codebook_size),
-            ("code_dim", self.code_dim),
-            ("encoder.hidden_size", e.hidden_size),
-            ("encoder.num_heads", e.num_heads),
-            ("encoder.depth", e.depth),
-            ("encoder.query_size", e.query_size),
-            ("encoder.query_heads", e.query_heads),
-            ("encoder.pos_grid", e.pos_grid),
-            ("encoder.mlp_ratio", e.mlp_ratio),
-            ("decoder.hidden_size", d.hidden_size),
-            ("decoder.num_heads", d.num_heads),
-            ("decoder.depth", d.depth),
-            ("decoder.pos_grid", d.pos_grid),
-            ("decoder.mlp_ratio", d.mlp_ratio),
+        // The bounds keep the graph small and every product of sizes within a usize.
+        for (field, value, most) in [
+            ("image_size", self.image_size, 1 << 16),
+            ("latent_channels", self.latent_channels, 1 << 12),
+            ("latent_size", self.latent_size, 1 << 12),
+            ("patch_size", self.patch_size, 1 << 8),
+            ("num_tokens", self.num_tokens, 1 << 16),
+            ("codebook_size", self.codebook_size, 1 << 24),
+            ("code_dim", self.code_dim, 1 << 12),
+            ("encoder.hidden_size", e.hidden_size, 1 << 16),
+            ("encoder.num_heads", e.num_heads, 1 << 16),
+            ("encoder.depth", e.depth, 1 << 10),
+            ("encoder.query_size", e.query_size, 1 << 16),
+            ("encoder.query_heads", e.query_heads, 1 << 16),
+            ("encoder.pos_grid", e.pos_grid, 1 << 12),
+            ("encoder.mlp_ratio", e.mlp_ratio, 1 << 6),
+            ("decoder.hidden_size", d.hidden_size, 1 << 16),
+            ("decoder.num_heads", d.num_heads, 1 << 16),
+            ("decoder.depth", d.depth, 1 << 10),
+            ("decoder.pos_grid", d.pos_grid, 1 << 12),
+            ("decoder.mlp_ratio", d.mlp_ratio, 1 << 6),
         ] {
-            // The upper bound keeps every product of sizes within a usize.
-            if value == 0 || value > 1 << 20 {
-                return Err(wrong(field, value, "a number from 1 to 1048576"));
+            if value == 0 || value > most {
+                return Err(wrong(field, value, format!("a number from 1 to {most}")));
             }
         }
         for (field, width, heads) in [
@@ -162,6 +176,15 @@ impl Config {
         if !self.latent_size.is_multiple_of(self.patch_size) {
             let expected = format!("a multiple of patch_size {}", self.patch_size);
             return Err(wrong("latent_size", self.latent_size, expected));
+        }
+        if !self.image_size.is_multiple_of(self.latent_size) {
+            let expected = format!("a multiple of latent_size {}", self.latent_size);
+            return Err(wrong("image_size", self.image_size, expected));
+        }
+        for (field, grid) in [("encoder.pos_grid", e.pos_grid), ("decoder.pos_grid", d.pos_grid)] {
+            if grid < self.grid() {
+                return Err(wrong(field, grid, format!("at least the {} patches of a side", self.grid())));
+            }
         }
         if let Some(stages) = &self.tokens_per_stage {
             let sum = stages.iter().try_fold(0usize, |sum, &n| sum.checked_add(n));
@@ -185,8 +208,8 @@ impl Config {
 
     /// Checks the number of pictures of a batch.
     pub(super) fn check_batch(&self, batch: usize) -> Result<(), GraphError> {
-        if batch == 0 || batch > 1 << 20 {
-            return Err(wrong("batch", batch, "a number from 1 to 1048576"));
+        if batch == 0 || batch > MAX_BATCH {
+            return Err(wrong("batch", batch, format!("a number from 1 to {MAX_BATCH}")));
         }
         Ok(())
     }

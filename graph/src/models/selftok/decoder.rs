@@ -18,6 +18,9 @@ use crate::{Activation, Builder, DType, Dim, Graph, GraphError, Mask, Slot, Stag
 /// Time `t` in `[0, 1]` is embedded in thousandths.
 pub(super) const TIME_SCALE: f32 = 1000.0;
 
+/// The most times that one run of [`sample`] takes; a longer grid is run in parts.
+const MAX_GRID: usize = 4096;
+
 /// What a caller may choose of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -96,8 +99,8 @@ pub fn sample(
 ) -> Result<Graph, GraphError> {
     config.validate()?;
     config.check_batch(batch)?;
-    if max_grid == 0 || max_grid > 1 << 20 {
-        return Err(wrong("max_grid", max_grid, "a number from 1 to 1048576"));
+    if max_grid == 0 || max_grid > MAX_GRID {
+        return Err(wrong("max_grid", max_grid, format!("a number from 1 to {MAX_GRID}")));
     }
     let grid = config.patch_grid(latent, config.decoder.pos_grid)?;
     let builder = Builder::new("sample");
@@ -243,4 +246,37 @@ pub(super) fn joint_transformer<'g>(
         trace.output("final_layer", y);
         y
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_size_is_special() {
+        let mut config = Config::released(512);
+        config.num_tokens = 7;
+        config.tokens_per_stage = None;
+        config.patch_size = 4;
+        config.latent_channels = 3;
+        config.decoder.hidden_size = 30;
+        config.decoder.num_heads = 3;
+        config.decoder.depth = 1;
+        let graph = sample(&config, 5, [8, 20], 9, Options::default()).unwrap();
+        let (name, id) = &graph.outputs[0];
+        assert_eq!((name.as_str(), graph.shape(*id).to_string()), ("latent", "[5~0, 3, 8, 20]".into()));
+        let last =
+            graph.weights().find(|(_, value)| value.name == "model.final_layer.linear.weight").unwrap();
+        assert_eq!(last.1.shape.sizes(), [4 * 4 * 3, 30]);
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused_by_name() {
+        let config = Config::released(512);
+        let error = |result: Result<Graph, GraphError>| result.unwrap_err().to_string();
+        let options = Options::default();
+        assert!(error(sample(&config, 1, [32, 32], 0, options)).contains("max_grid = 0"));
+        assert!(error(velocity(&config, 0, [32, 32], options)).contains("batch = 0"));
+        assert!(error(start(&config, 1, [32, 1000])).contains("latent = 32 x 1000"));
+    }
 }

@@ -12,9 +12,7 @@ pub mod decoder;
 mod encoder;
 mod quantizer;
 mod renderer;
-mod schedule;
 
 pub use config::{Config, DecoderConfig, EncoderConfig};
 pub use encoder::encoder;
 pub use renderer::renderer;
-pub use schedule::{TokenSchedule, time_grid};

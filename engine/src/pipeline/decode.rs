@@ -1,0 +1,146 @@
+//! Decoding by diffusion: from noise to a picture in small steps, each seeing as many tokens as its noise calls for.
+
+use super::{Control, Counter, MAX_GRID, Selftok, diffusion};
+use crate::random::Generator;
+use crate::schedule::{TimeGrid, TokenSchedule};
+use crate::{Error, Picture, Tokens};
+
+/// A diffusion about to run; made by [`Selftok::decode`].
+#[must_use = "nothing is decoded before `run`"]
+pub struct Decode<'a> {
+    selftok: &'a Selftok,
+    tokens: &'a Tokens,
+    steps: usize,
+    seed: u64,
+    prefix: Option<usize>,
+    noise: Option<&'a [f32]>,
+    control: Control<'a>,
+}
+
+impl<'a> Decode<'a> {
+    pub(super) fn new(selftok: &'a Selftok, tokens: &'a Tokens) -> Self {
+        let control = Control::default();
+        Decode { selftok, tokens, steps: 50, seed: 0, prefix: None, noise: None, control }
+    }
+
+    /// Number of Euler steps, from 1 to 1000; 50 where not set.
+    pub fn steps(mut self, steps: usize) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// Seed of the noise, which is `torch.manual_seed`'s; 0 where not set. The noise of a batch is drawn in the
+    /// order of the pictures, whatever the batch size of the model.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Decodes from the first `tokens` tokens in writing order alone (indices K-1 down to K-N).
+    pub fn prefix(mut self, tokens: usize) -> Self {
+        self.prefix = Some(tokens);
+        self
+    }
+
+    /// Starts from this noise `[B, C, h, w]` instead of a seed's.
+    pub fn noise(mut self, noise: &'a [f32]) -> Self {
+        self.noise = Some(noise);
+        self
+    }
+
+    /// Watches the job.
+    pub fn control(mut self, control: Control<'a>) -> Self {
+        self.control = control;
+        self
+    }
+
+    /// The pictures.
+    ///
+    /// # Errors
+    /// If the model has no diffusion decoder, token schedule or autoencoder; if steps, prefix or tokens do not fit;
+    /// or if cancelled.
+    pub fn run(self) -> Result<Vec<Picture>, Error> {
+        let selftok = self.selftok;
+        // A diffusion is long: refuse before it what would fail after it.
+        selftok.files.vae()?;
+        let (latents, mut counter) = self.sample(true)?;
+        selftok.to_pictures(&latents, &mut counter)
+    }
+
+    /// The latents `[B, C, h, w]`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), but no autoencoder is needed.
+    pub fn latents(self) -> Result<Vec<f32>, Error> {
+        Ok(self.sample(false)?.0)
+    }
+
+    fn sample(self, pictures: bool) -> Result<(Vec<f32>, Counter<'a>), Error> {
+        let Decode { selftok, tokens, steps, seed, prefix, noise, control } = self;
+        let config = selftok.config();
+        let schedule = TokenSchedule::new(selftok.files.tokens_per_stage()?)?;
+        let grid = TimeGrid::new(steps)?;
+        let visible = grid
+            .taus()
+            .map(|tau| schedule.visible(tau, prefix.unwrap_or(config.num_tokens)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let coeffs: Vec<f32> = grid.step_sizes().flat_map(|size| [1.0, -size]).collect();
+        let ids = selftok.ids(tokens)?;
+        let numel = selftok.latent_numel();
+        let mut latents = vec![0.0; tokens.batch() * numel];
+        match noise {
+            Some(noise) if noise.len() == latents.len() => latents.copy_from_slice(noise),
+            Some(noise) => {
+                return Err(Error::NotWhole { what: "noise", len: noise.len(), item: latents.len() });
+            }
+            None => {
+                // Picture by picture: a batch in one draw would pair numbers across pictures.
+                let mut generator = Generator::new(seed);
+                latents.chunks_exact_mut(numel).for_each(|noise| generator.fill_normal(noise));
+            }
+        }
+        let net = selftok.networks.diffusion.get(|| {
+            let program = diffusion(config, selftok.batch, [config.latent_size; 2])?;
+            selftok.bind(program, selftok.files.diffusion()?.weights.clone(), &selftok.decoder_device)
+        })?;
+        let exe = net.executable();
+        let (start, step) = (exe.entry("start")?, exe.entry("sample")?);
+        let slot = |name| exe.slot(name);
+        let (batch, lo, hi) = (slot("batch")?, slot("visible.lo")?, slot("visible.hi")?);
+        let (grid_rows, row) = (slot("grid")?, slot("step")?);
+        // A micro-batch is one run to start, one for each piece of the grid, and one of the autoencoder.
+        let runs = steps.div_ceil(MAX_GRID) + 1 + usize::from(pictures);
+        let mut counter = Counter::new(control, runs * selftok.runs(tokens.batch()));
+        let mut session = net.lock();
+        let chunks = ids.chunks(selftok.batch * config.num_tokens);
+        for (ids, latents) in chunks.zip(latents.chunks_mut(selftok.batch * numel)) {
+            let pictures = (latents.len() / numel) as u32;
+            let mut slots = exe.slots(1);
+            slots.set(batch, pictures);
+            session.run(start, &slots, &[("noise", (&*latents).into())], &mut [], &mut counter)?;
+            for first in (0..steps).step_by(MAX_GRID) {
+                let piece = first..(first + MAX_GRID).min(steps);
+                let mut slots = exe.slots(piece.len());
+                slots.set(batch, pictures).set(grid_rows, piece.len() as u32);
+                for (i, step) in piece.clone().enumerate() {
+                    slots.set_at(i, row, i as u32);
+                    slots.set_at(i, lo, visible[step].start as u32);
+                    slots.set_at(i, hi, visible[step].end as u32);
+                }
+                let inputs = [
+                    ("tokens", ids.into()),
+                    ("t", (&grid.times()[piece.clone()]).into()),
+                    ("coeffs", (&coeffs[2 * piece.start..2 * piece.end]).into()),
+                ];
+                session.run(
+                    step,
+                    &slots,
+                    &inputs,
+                    &mut [("latent", (&mut *latents).into())],
+                    &mut counter,
+                )?;
+            }
+        }
+        Ok((latents, counter))
+    }
+}

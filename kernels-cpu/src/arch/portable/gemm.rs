@@ -1,0 +1,88 @@
+//! The matrix product in plain Rust: tiles of 6 rows by 8 columns, 12 of 16 SSE (or 32 NEON) registers of sums.
+
+use super::math::Array;
+use crate::arch::gemm::*;
+
+unsafe fn tile_f32<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { tile::<Array<4>, F32, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
+}
+
+unsafe fn tile_widened<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { tile::<Array<4>, Bf16Widened, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
+}
+
+unsafe fn finish_tile(tile: &TileOut<'_>) {
+    // SAFETY: passed on from the caller.
+    unsafe { finish::<Array<4>>(tile) }
+}
+
+unsafe fn copy_row_f32(from: *const f32, len: usize, row: *mut f32, at: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { copy_f32(from, len, row, at) }
+}
+
+unsafe fn copy_row_rounded(from: *const f32, len: usize, row: *mut f32, at: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { copy_rounded(from, len, row, at) }
+}
+
+unsafe fn transpose_words(
+    from: *const u8,
+    stride: usize,
+    rows: usize,
+    words: usize,
+    to: *mut f32,
+    width: usize,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { transpose(from, stride, rows, words, to, width) }
+}
+
+unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
+    // SAFETY: passed on from the caller.
+    unsafe { widen_f16(from, len, to) }
+}
+
+macro_rules! tiles {
+    ($f:ident, $ahead:literal: $($mr:literal)*) => { &[$([$f::<$mr, 1, $ahead> as Tile, $f::<$mr, 2, $ahead>]),*] };
+}
+
+/// f32 by f32.
+pub static F32_KERNELS: GemmKernels = GemmKernels {
+    rows: 6,
+    lanes: 4,
+    unit: 1,
+    a_words: 1,
+    tiles: tiles!(tile_f32, true: 1 2 3 4 5 6),
+    streams: tiles!(tile_f32, false: 1 2 3 4 5 6),
+    copy_row: copy_row_f32,
+    finish: finish_tile,
+    transpose: transpose_words,
+    widen_f16: widen_row_f16,
+};
+
+/// bf16 by bf16, widened.
+pub static WIDENED_KERNELS: GemmKernels = GemmKernels {
+    unit: 2,
+    a_words: 2,
+    tiles: tiles!(tile_widened, true: 1 2 3 4 5 6),
+    streams: tiles!(tile_widened, false: 1 2 3 4 5 6),
+    copy_row: copy_row_rounded,
+    ..F32_KERNELS
+};

@@ -1,0 +1,193 @@
+//! The weight of a product: packed once into panels, or rows straight from a memory map.
+//!
+//! A panel holds two vectors of output columns (the last perhaps one) over the whole depth, unit after unit, so that
+//! any block of k is one contiguous run and a matrix-vector product reads memory in order. The columns that pad the
+//! last panel are zero.
+
+use super::{GemmError, check_sizes, kernels};
+use crate::aligned::AlignedBuf;
+use crate::arch::gemm::{GemmKernels, round_to_bf16};
+use crate::isa::Features;
+use std::ops::Range;
+
+/// In what form packed panels hold their elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WeightFormat {
+    /// f32, multiplied in f32.
+    F32,
+    /// bf16; A is rounded to bf16 too, and sums are f32.
+    Bf16,
+}
+
+/// The element type of an unpacked weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RowsDType {
+    /// f32, multiplied in f32.
+    F32,
+    /// bf16, multiplied as [`WeightFormat::Bf16`].
+    Bf16,
+    /// IEEE half, widened and multiplied in f32.
+    F16,
+}
+
+impl RowsDType {
+    /// The size of an element, in bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            RowsDType::F32 => 4,
+            RowsDType::Bf16 | RowsDType::F16 => 2,
+        }
+    }
+
+    /// The panels into which it is packed.
+    pub(crate) fn format(self) -> WeightFormat {
+        match self {
+            RowsDType::F32 | RowsDType::F16 => WeightFormat::F32,
+            RowsDType::Bf16 => WeightFormat::Bf16,
+        }
+    }
+}
+
+/// How a product finds its weight; fixed when the product is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WeightKind {
+    /// A [`PackedMatrix`].
+    Packed(WeightFormat),
+    /// Row-major `[n, k]`, contiguous, at any alignment, packed block by block while the product runs.
+    Rows(RowsDType),
+}
+
+/// A weight, of the [`WeightKind`] that the product was prepared for.
+#[derive(Clone, Copy)]
+pub enum Weight<'a> {
+    /// Panels.
+    Packed(&'a PackedMatrix),
+    /// The first byte of row 0.
+    Rows(*const u8),
+}
+
+/// A weight `[n, k]` in panels, for the instruction set it was packed for.
+#[derive(Debug)]
+pub struct PackedMatrix {
+    n: usize,
+    k: usize,
+    format: WeightFormat,
+    features: Features,
+    panel_words: usize,
+    data: AlignedBuf,
+}
+
+impl PackedMatrix {
+    /// Packs a row-major weight `[n, k]`, a few rows at a time: `read(rows, buffer)` fills `buffer`, `[rows, k]`, with
+    /// those rows. Of the unpacked weight no more than one panel's rows are held.
+    ///
+    /// # Errors
+    /// If a size is 0 or the sizes overflow.
+    pub fn pack(
+        n: usize,
+        k: usize,
+        format: WeightFormat,
+        features: Features,
+        mut read: impl FnMut(Range<usize>, &mut [f32]),
+    ) -> Result<PackedMatrix, GemmError> {
+        check_sizes("pack", &[("n", n), ("k", k)])?;
+        let kernels = kernels(format, features);
+        let layout = Panels::new(kernels, n, k);
+        let mut data = AlignedBuf::zeroed(layout.total_words() * 4);
+        let mut staging = vec![0.0f32; layout.width * k];
+        // Rows of bf16 pairs; an odd depth leaves a zero at the end of each.
+        let mut pairs =
+            vec![0u16; if format == WeightFormat::Bf16 { layout.width * layout.units * 2 } else { 0 }];
+        for panel in 0..layout.count() {
+            let first = panel * layout.width;
+            let rows = layout.width.min(n - first);
+            read(first..first + rows, &mut staging[..rows * k]);
+            let (from, stride) = match format {
+                WeightFormat::F32 => (staging.as_ptr().cast::<u8>(), k * 4),
+                WeightFormat::Bf16 => {
+                    for r in 0..rows {
+                        for (to, x) in
+                            pairs[r * layout.units * 2..].iter_mut().zip(&staging[r * k..(r + 1) * k])
+                        {
+                            *to = (round_to_bf16(*x) >> 16) as u16;
+                        }
+                    }
+                    (pairs.as_ptr().cast::<u8>(), layout.units * 4)
+                }
+            };
+            let to = data.as_mut_slice()[panel * layout.panel_words() * 4..].as_mut_ptr().cast::<f32>();
+            // SAFETY: the staging rows hold `rows` rows of `units` words; the panel's words lie within `data`;
+            // `kernels` chose a set that this processor executes.
+            unsafe { (kernels.transpose)(from, stride, rows, layout.units, to, layout.panel_width(panel)) }
+        }
+        Ok(PackedMatrix { n, k, format, features, panel_words: layout.panel_words(), data })
+    }
+
+    /// Output columns (rows of the weight).
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Depth.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// In what form the elements are held.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// The processor that it was packed for.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Bytes held, padding included.
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// The first word of a panel.
+    pub(crate) fn panel(&self, panel: usize) -> *const f32 {
+        debug_assert!(panel * self.panel_words * 4 < self.data.len());
+        self.data.as_ptr().cast::<f32>().wrapping_add(panel * self.panel_words)
+    }
+}
+
+/// Where the panels of a weight `[n, k]` lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels {
+    /// Columns of a panel.
+    pub width: usize,
+    /// Units of depth.
+    pub units: usize,
+    lanes: usize,
+    n: usize,
+}
+
+impl Panels {
+    pub fn new(kernels: &GemmKernels, n: usize, k: usize) -> Panels {
+        Panels { width: 2 * kernels.lanes, units: k.div_ceil(kernels.unit), lanes: kernels.lanes, n }
+    }
+
+    /// The number of panels.
+    pub fn count(&self) -> usize {
+        self.n.div_ceil(self.width)
+    }
+
+    /// Columns of panel `panel`, padding included: two vectors, or one if no more than that are left.
+    pub fn panel_width(&self, panel: usize) -> usize {
+        if self.n - panel * self.width <= self.lanes { self.lanes } else { self.width }
+    }
+
+    /// Words of a whole panel.
+    pub fn panel_words(&self) -> usize {
+        self.width * self.units
+    }
+
+    fn total_words(&self) -> usize {
+        let last = self.count() - 1;
+        last * self.panel_words() + self.panel_width(last) * self.units
+    }
+}
