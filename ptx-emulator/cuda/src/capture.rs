@@ -115,6 +115,7 @@ impl Driver {
             Work::Fill(fill) => NodeWork::Fill(fill),
             Work::Host(function, data) => NodeWork::Host(function, data),
             Work::Nothing | Work::Record(_) => NodeWork::Empty,
+            Work::Alloc => NodeWork::Alloc,
             Work::Free(_) => NodeWork::Free,
             Work::Graph(_) | Work::Callback(..) => {
                 return Err(self.spoil(

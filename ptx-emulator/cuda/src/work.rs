@@ -15,6 +15,8 @@ use std::time::Instant;
 pub enum Work {
     /// Waits for its dependencies and does nothing.
     Nothing,
+    /// Makes memory there for what comes after it (its address was given at once).
+    Alloc,
     /// A kernel; the launch is there once it has started.
     Kernel(KernelCall, Option<Box<Launch>>),
     /// A copy.
@@ -174,6 +176,7 @@ impl Work {
     pub fn describe(&self) -> String {
         match self {
             Work::Nothing => "a wait".into(),
+            Work::Alloc => "cuMemAllocAsync".into(),
             Work::Kernel(call, _) => format!("kernel {}", call.name),
             Work::Copy(copy) => copy.kind().into(),
             Work::Fill(_) => "a memset".into(),
@@ -208,7 +211,7 @@ impl Held {
             Work::Free(address) => self.free_now(*address),
             // After an error, a context does nothing more.
             _ if failed => {}
-            Work::Nothing => {}
+            Work::Nothing | Work::Alloc => {}
             Work::Kernel(call, launch) => {
                 return self.run_kernel(call, launch, stream, seq, clock, context, budget);
             }

@@ -110,7 +110,7 @@ fn alloc_async(d: &mut Held, out: Out<u64>, bytes: usize, pool: Option<Handle>, 
         d.graph(graph)?.memory.push(address);
     } else {
         // Memory is there for others only after this operation: allocating counts as a write.
-        d.submit(stream, Work::Nothing, &[Access::write(address, bytes as u64)])?;
+        d.submit(stream, Work::Alloc, &[Access::write(address, bytes as u64)])?;
     }
     Ok(out.set(address)?)
 }
