@@ -7,7 +7,7 @@
 
 use crate::abi::Handle;
 use crate::driver::{Driver, Held, Outcome};
-use crate::history::{Access, Clock, join};
+use crate::history::{Access, Clock, Footprint, join};
 use crate::status::Status;
 use crate::work::Work;
 use ptx_emulator::FindingKind;
@@ -148,24 +148,25 @@ impl Driver {
         clock.insert(stream, seq);
         s.clock = clock.clone();
         let what = format!("{} in stream {stream:#x}", work.describe());
-        for access in accesses {
-            self.judge(*access, stream, seq, &clock, &what);
+        if !accesses.is_empty() {
+            self.judge(Footprint::new(accesses.to_vec()), stream, seq, &clock, &what);
         }
         let s = self.streams.get_mut(&stream).ok_or(Status::INVALID_HANDLE)?;
         s.queue.push_back(Operation { seq, after, clock, work });
         Ok(seq)
     }
 
-    /// Enters an access in the history; a conflict is a finding.
-    pub fn judge(&mut self, access: Access, stream: Handle, seq: u64, clock: &Clock, what: &str) {
-        let conflict = self.history.enter(access, stream, seq, clock, what);
-        if let Some(c) = conflict
-            && self.settings.options.checks.race
-        {
+    /// Enters what an operation touches in the history; a conflict is a finding.
+    pub fn judge(&mut self, footprint: Footprint, stream: Handle, seq: u64, clock: &Clock, what: &str) {
+        if !self.settings.options.checks.race {
+            return;
+        }
+        if let Some(c) = self.history.enter(footprint, stream, seq, clock, what) {
+            let done = |writes: bool| if writes { "written by" } else { "read by" };
             let message = format!(
                 "{} {what}, and {} {}: nothing orders the two (an event or a synchronisation is missing)",
-                if access.write { "written by" } else { "read by" },
-                if c.earlier_writes { "written by" } else { "read by" },
+                done(c.writes),
+                done(c.earlier_writes),
                 c.earlier,
             );
             self.report.host_finding(FindingKind::Race, "streams", Some(c.address), message);

@@ -3,7 +3,7 @@
 use crate::abi::{Handle, HostFn, HostRange, StreamCallback};
 use crate::driver::{Held, Outcome};
 use crate::graph::GraphRun;
-use crate::history::{Access, Clock};
+use crate::history::{Access, Clock, Footprint};
 use crate::status::Status;
 use ptx_emulator::{FindingKind, Launch, LaunchConfig, LoadedModule, MemoryError, Progress};
 use std::ffi::c_void;
@@ -274,9 +274,12 @@ impl Held {
             *launch = Some(running);
             return false;
         }
+        let touched = running.touched().into_iter();
+        let footprint = touched.map(|t| Access { start: t.start, len: t.len, write: t.write }).collect();
+        let what = format!("kernel {} in stream {stream:#x}", call.name);
+        self.judge(Footprint::new(footprint), stream, seq, clock, &what);
         let report = running.finish();
         let error = report.error();
-        let _ = (stream, seq, clock);
         self.report.add_launch(&call.name, report);
         if let Some(error) = error {
             self.fail(context, error.into());

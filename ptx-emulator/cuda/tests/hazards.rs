@@ -34,8 +34,8 @@ fn add_one(
 }
 
 #[test]
-fn a_missing_event_wait_shows_in_the_result_for_some_seed() {
-    let name = "a_missing_event_wait_shows_in_the_result_for_some_seed";
+fn a_missing_event_wait_is_found_under_every_seed_and_changes_the_result_under_some() {
+    let name = "a_missing_event_wait_is_found_under_every_seed_and_changes_the_result_under_some";
     let mut stale = 0;
     for seed in ["1", "2", "3", "4", "5", "6", "7", "8"] {
         let ran = run(name, &[("PTX_EMULATOR_SEED", seed)], || {
@@ -52,6 +52,11 @@ fn a_missing_event_wait_shows_in_the_result_for_some_seed() {
             let got = b.clone_dtoh(&out).unwrap();
             eprintln!("{}", if got == [7; 512] { "RIGHT" } else { "STALE" });
         });
+        let race = ran.found("race");
+        assert!(
+            race.contains("read by kernel add_one") && race.contains("written by kernel add_one"),
+            "{race}"
+        );
         stale += usize::from(String::from_utf8_lossy(&ran.output.stderr).contains("STALE"));
     }
     assert!(stale > 0, "no seed let the second kernel run first");

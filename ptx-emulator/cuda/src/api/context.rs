@@ -1,7 +1,7 @@
 //! Contexts: primary and made by hand, the stack of each thread, limits, and what their end leaves behind.
 
 use crate::abi::{Handle, Out};
-use crate::driver::{Driver, Held, Outcome, with_stack};
+use crate::driver::{Driver, Held, Outcome, Owner, with_stack};
 use crate::status::Status;
 use std::ffi::{c_int, c_uint, c_void};
 
@@ -137,8 +137,9 @@ impl Held {
             }
             self.functions.retain(|_, f| f.module != module);
         }
-        let owned: Vec<u64> =
-            self.owners.iter().filter(|(_, o)| o.context == context).map(|(a, _)| *a).collect();
+        // What another context's stream has still to free is left to it.
+        let own = |o: &Owner| o.context == context && !o.freeing;
+        let owned: Vec<u64> = self.owners.iter().filter(|(_, o)| own(o)).map(|(a, _)| *a).collect();
         for address in owned {
             self.owners.remove(&address);
             let _ = device.memory().free(address);
