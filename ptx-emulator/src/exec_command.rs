@@ -120,7 +120,9 @@ fn library(given: Option<&Path>) -> Result<PathBuf, String> {
     let beside = own.parent().unwrap_or(Path::new("."));
     let places = match given {
         Some(path) => vec![path.to_owned()],
-        None => vec![beside.join(LIBRARY), beside.join("deps").join(LIBRARY), beside.join("../lib").join(LIBRARY)],
+        None => {
+            vec![beside.join(LIBRARY), beside.join("deps").join(LIBRARY), beside.join("../lib").join(LIBRARY)]
+        }
     };
     let found = places.iter().find_map(|p| p.canonicalize().ok());
     found.ok_or_else(|| {
@@ -134,7 +136,8 @@ fn gather(folder: &Path) -> Value {
     let (mut findings, mut notes) = (Vec::new(), Vec::new());
     let (mut counters, mut device) = (Map::new(), Value::Null);
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
+    let mut paths: Vec<PathBuf> =
+        entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
     paths.sort();
     for path in paths {
         let report = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());

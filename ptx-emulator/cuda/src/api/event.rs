@@ -63,8 +63,11 @@ entry! { fn cuEventRecordWithFlags | cuEventRecordWithFlags_ptsz(d, event: Handl
     record(d, event, stream)
 }}
 
+/// A record: stream, number, vector clock.
+type Record = (Handle, u64, Clock);
+
 /// The last record of an event and its context; `None` when it was never recorded.
-fn last_record(d: &Held, event: Handle) -> Outcome<(Handle, Option<(Handle, u64, Clock)>)> {
+fn last_record(d: &Held, event: Handle) -> Outcome<(Handle, Option<Record>)> {
     let e = d
         .events
         .get(&event)

@@ -169,7 +169,7 @@ impl End {
 
 impl Memcpy3D {
     /// The copy that the structure describes.
-    pub fn to_copy(&self, d: &Held) -> Outcome<Copy> {
+    pub fn to_copy(self, d: &Held) -> Outcome<Copy> {
         let pitch = |given: usize, x: usize| if given == 0 { self.width + x } else { given };
         let rows = |given: usize| if given == 0 { self.height } else { given };
         let from = pitch(self.src_pitch, self.src_x);

@@ -57,7 +57,7 @@ entry! { fn cuMemAllocPitch_v2(d, out: Out<u64>, pitch: Out<usize>, width: usize
 }}
 
 /// Who owns what starts at an address; an unknown or freed one is refused, a freed one is a finding.
-fn owner<'a>(d: &'a mut Held, address: u64) -> Outcome<&'a mut Owner> {
+fn owner(d: &mut Held, address: u64) -> Outcome<&mut Owner> {
     let known = d.owners.get(&address).map(|o| o.freeing);
     if known != Some(false) {
         let what = match known {
@@ -190,7 +190,7 @@ fn pointer_attribute(d: &mut Held, attribute: c_uint, pointer: u64) -> Outcome<O
         14 => Address(0),
         15 => Flag(false),
         17 => Attribute::Handle(owner.and_then(|o| o.1).unwrap_or(0)),
-        3 | 4 | 5 => return Ok(None),
+        3..=5 => return Ok(None),
         _ => return Err(Status::INVALID_VALUE.because(format!("{attribute} is no pointer attribute"))),
     }))
 }

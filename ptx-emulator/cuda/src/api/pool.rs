@@ -5,7 +5,7 @@ use crate::driver::{Held, Outcome, Pool};
 use crate::status::Status;
 use std::ffi::{c_int, c_uint, c_void};
 
-fn pool<'a>(d: &'a mut Held, handle: Handle) -> Outcome<&'a mut Pool> {
+fn pool(d: &mut Held, handle: Handle) -> Outcome<&mut Pool> {
     d.pools
         .get_mut(&handle)
         .ok_or_else(|| Status::INVALID_VALUE.because("no such memory pool, or a destroyed one"))
