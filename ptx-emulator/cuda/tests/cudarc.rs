@@ -210,3 +210,77 @@ fn two_contexts_of_one_device_are_apart() {
     });
     assert!(ran.found("bounds").contains("add_one"));
 }
+
+/// `printf("%d|%5u|%-4x|%.2f|%s|%c|%lld|%%\n", -3, 42, 255, 1.5, "text", 'A', 1ll << 40)`, and a failing `assert`.
+const SPEAKING: &str = r#"
+.version 7.0
+.target sm_80
+.address_size 64
+.extern .func (.param .b32 r) vprintf (.param .b64 format, .param .b64 arguments);
+.extern .func __assertfail (.param .b64 c, .param .b64 f, .param .b32 l, .param .b64 g, .param .b64 s);
+.global .align 1 .b8 format[32] = {37, 100, 124, 37, 53, 117, 124, 37, 45, 52, 120, 124, 37, 46, 50, 102, 124, 37, 115, 124, 37, 99, 124, 37, 108, 108, 100, 124, 37, 37, 10, 0};
+.global .align 1 .b8 text[5] = {116, 101, 120, 116, 0};
+.visible .entry speak(.param .u64 count)
+{
+    .local .align 8 .b8 buffer[48];
+    .reg .b32 %r<2>;
+    .reg .b64 %rd<8>;
+    mov.u64 %rd1, buffer;
+    cvta.local.u64 %rd2, %rd1;
+    st.local.s32 [%rd1], -3;
+    st.local.u32 [%rd1+4], 42;
+    st.local.u32 [%rd1+8], 255;
+    st.local.b64 [%rd1+16], 0x3FF8000000000000;
+    mov.u64 %rd3, text;
+    cvta.global.u64 %rd4, %rd3;
+    st.local.u64 [%rd1+24], %rd4;
+    st.local.u32 [%rd1+32], 65;
+    st.local.u64 [%rd1+40], 1099511627776;
+    mov.u64 %rd5, format;
+    cvta.global.u64 %rd6, %rd5;
+    {
+        .param .b64 p0;
+        .param .b64 p1;
+        .param .b32 r;
+        st.param.b64 [p0], %rd6;
+        st.param.b64 [p1], %rd2;
+        call.uni (r), vprintf, (p0, p1);
+        ld.param.b32 %r1, [r];
+    }
+    ld.param.u64 %rd7, [count];
+    st.global.u32 [%rd7], %r1;
+    {
+        .param .b64 c;
+        .param .b64 f;
+        .param .b32 l;
+        .param .b64 g;
+        .param .b64 s;
+        st.param.b64 [c], %rd4;
+        st.param.b64 [f], %rd4;
+        st.param.b32 [l], 12;
+        st.param.b64 [g], %rd4;
+        st.param.b64 [s], 1;
+        call.uni __assertfail, (c, f, l, g, s);
+    }
+    ret;
+}
+"#;
+
+#[test]
+fn kernels_print_and_assert() {
+    let ran = run("kernels_print_and_assert", &[], || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.default_stream();
+        let f = context.load_module(Ptx::from_src(SPEAKING)).unwrap().load_function("speak").unwrap();
+        let mut count = stream.alloc_zeros::<u32>(1).unwrap();
+        let one = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 1, 1), shared_mem_bytes: 0 };
+        let mut launch = stream.launch_builder(&f);
+        launch.arg(&mut count);
+        // SAFETY: the kernel writes one word.
+        unsafe { launch.launch(one) }.unwrap();
+        assert!(stream.synchronize().is_err(), "the assertion fails");
+    });
+    let printed = String::from_utf8_lossy(&ran.output.stdout).into_owned();
+    assert!(printed.contains("-3|   42|ff  |1.50|text|A|1099511627776|%\n"), "{printed}");
+    assert!(ran.found("trap").contains("assertion 'text' failed at text:12 in text"));
+}
