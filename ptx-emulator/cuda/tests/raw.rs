@@ -130,13 +130,13 @@ fn arguments_may_come_in_one_buffer() {
             let mut buffer = [a.to_le_bytes(), a.to_le_bytes(), 64u64.to_le_bytes()].concat();
             let mut size = 20usize;
             let mut extra = [
-                1 as *mut c_void,
+                std::ptr::without_provenance_mut(1),
                 buffer.as_mut_ptr().cast(),
-                2 as *mut c_void,
+                std::ptr::without_provenance_mut(2),
                 &raw mut size as *mut c_void,
                 std::ptr::null_mut(),
             ];
-            let mut launch = |extra: *mut *mut c_void| {
+            let launch = |extra: *mut *mut c_void| {
                 let null = std::ptr::null_mut();
                 sys::cuLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, null, std::ptr::null_mut(), extra)
             };
