@@ -404,7 +404,11 @@ impl<'g> Lowering<'g> {
 
     /// A contiguous copy, made now: at the stage of what it reads, at the latest at `stage`.
     fn copied(&mut self, view: &View, stage: Stage) -> View {
-        if let Some((_, copy)) = self.copies.iter().find(|(source, _)| source == view) {
+        let made = self
+            .copies
+            .iter()
+            .find(|(source, copy)| source == view && self.done.roots[copy.root].stage <= stage);
+        if let Some((_, copy)) = made {
             return copy.clone();
         }
         let dims = view.axes.iter().map(|axis| crate::Dim { size: axis.size, extent: axis.extent }).collect();
