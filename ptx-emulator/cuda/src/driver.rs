@@ -198,6 +198,7 @@ static BELL: Condvar = Condvar::new();
 thread_local! {
     static CONTEXTS: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
     static PER_THREAD: Cell<bool> = const { Cell::new(false) };
+    static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
     static THREAD: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -252,6 +253,15 @@ impl Held {
         result
     }
 
+    /// Calls a function of the host that a stream holds. It may not call the driver.
+    pub fn host_function(&mut self, f: impl FnOnce()) {
+        self.unlocked(|| {
+            IN_HOST_FUNCTION.set(true);
+            f();
+            IN_HOST_FUNCTION.set(false);
+        });
+    }
+
     /// Waits until another thread's unlocked work is done.
     pub fn wait_for_others(&mut self) {
         if let Some(guard) = self.guard.take() {
@@ -280,6 +290,11 @@ impl DerefMut for Held {
 pub fn call(entry: &'static str, body: impl FnOnce(&mut Held) -> Outcome) -> u32 {
     let guarded = AssertUnwindSafe(|| {
         let Some(mut held) = Held::take(entry) else { return Status::NOT_INITIALIZED.0 };
+        if IN_HOST_FUNCTION.get() {
+            let why = "a function that a stream calls must not call the driver";
+            held.report.note(entry, Some(Status::NOT_PERMITTED), why);
+            return Status::NOT_PERMITTED.0;
+        }
         match body(&mut held) {
             Ok(()) => 0,
             Err(refusal) => {

@@ -33,6 +33,7 @@ impl Status {
     pub const LAUNCH_FAILED: Status = Status(719);
     pub const HOST_MEMORY_ALREADY_REGISTERED: Status = Status(712);
     pub const HOST_MEMORY_NOT_REGISTERED: Status = Status(713);
+    pub const NOT_PERMITTED: Status = Status(800);
     pub const NOT_SUPPORTED: Status = Status(801);
     pub const STREAM_CAPTURE_UNSUPPORTED: Status = Status(900);
     pub const STREAM_CAPTURE_INVALIDATED: Status = Status(901);

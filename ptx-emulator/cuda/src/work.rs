@@ -226,12 +226,12 @@ impl Held {
             Work::Host(function, data) => {
                 let (function, data) = (*function, *data);
                 // SAFETY: the host gave the function and its argument to be called once, from any thread.
-                self.unlocked(|| unsafe { function(data as *mut c_void) });
+                self.host_function(|| unsafe { function(data as *mut c_void) });
             }
             Work::Callback(function, data) => {
                 let (function, data) = (*function, *data);
                 // SAFETY: as above; the status is success, since a failed context calls nothing.
-                self.unlocked(|| unsafe { function(stream, 0, data as *mut c_void) });
+                self.host_function(|| unsafe { function(stream, 0, data as *mut c_void) });
             }
             Work::Graph(run) => return self.run_graph(run, stream, seq, clock, context, budget),
         }

@@ -47,7 +47,7 @@ fn built() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let source = source();
-        let folder = std::env::temp_dir().join(format!("cudarc-examples-{}", std::process::id()));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cudarc-examples");
         std::fs::create_dir_all(folder.join("src")).expect("a folder");
         let mut manifest = String::from(
             "[package]\nname = \"examples\"\nversion = \"0.0.0\"\nedition = \"2021\"\n\n[workspace]\n\n[dependencies]\n\

@@ -245,6 +245,27 @@ fn host_functions_run_in_the_order_of_their_stream_and_not_before_they_must() {
     .clean();
 }
 
+unsafe extern "C" fn synchronise_itself(data: *mut c_void) {
+    // SAFETY: the test passes a place for the result that outlives the stream's work.
+    unsafe { *data.cast::<u32>() = sys::cuCtxSynchronize() as u32 };
+}
+
+#[test]
+fn a_host_function_may_not_call_the_driver() {
+    let ran = run("a_host_function_may_not_call_the_driver", &[], || {
+        let (context, _, _) = context();
+        let stream = context.new_stream().unwrap();
+        let mut result = 0u32;
+        // SAFETY: `result` outlives the synchronisation below.
+        unsafe {
+            ok(sys::cuLaunchHostFunc(stream.cu_stream(), Some(synchronise_itself), (&raw mut result).cast()));
+            stream.synchronize().unwrap();
+            assert_eq!((&raw const result).read_volatile(), CUresult::CUDA_ERROR_NOT_PERMITTED as u32);
+        }
+    });
+    assert!(ran.notes().contains("must not call the driver"), "{}", ran.notes());
+}
+
 #[test]
 fn the_legacy_stream_waits_for_blocking_streams_and_not_for_others() {
     for (flags, racy) in [(0u32, false), (1, true)] {
