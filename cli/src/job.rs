@@ -7,6 +7,7 @@ use crate::progress::Progress;
 use anyhow::{Context, Result};
 use selftok::pipeline::Options;
 use selftok::{ComputeType, Control, CpuOptions, Device, Selftok};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ pub struct Job {
     pub opened: Duration,
     cancel: Arc<AtomicBool>,
     started: Instant,
+    /// Whether the device has still to be told; not before there is something to compute.
+    announce: Cell<bool>,
     quiet: bool,
     chunk: usize,
 }
@@ -39,11 +42,9 @@ impl Job {
         };
         let batch = usize::from(common.batch);
         let selftok = options(common)?.device(device(common)?).batch(batch).decode_in(decode_in).open()?;
-        if common.device == DeviceChoice::Auto && !common.quiet {
-            note(&format!("running on {}: this build has no kernels for GPUs", selftok.device()));
-        }
+        let announce = Cell::new(common.device == DeviceChoice::Auto && !common.quiet);
         let chunk = CHUNK.div_ceil(batch) * batch;
-        Ok(Job { selftok, opened: started.elapsed(), cancel, started, quiet: common.quiet, chunk })
+        Ok(Job { selftok, opened: started.elapsed(), cancel, started, announce, quiet: common.quiet, chunk })
     }
 
     /// Time since the job was opened.
@@ -71,6 +72,9 @@ impl Job {
     /// Errors: [`Interrupted`].
     pub fn control<'c>(&'c self, callback: &'c mut dyn FnMut(u64, u64)) -> Result<Control<'c>> {
         self.go_on()?;
+        if self.announce.replace(false) {
+            note(&format!("running on {}: this build has no kernels for GPUs", self.selftok.device()));
+        }
         Ok(Control { cancel: Some(&self.cancel), progress: Some(callback) })
     }
 

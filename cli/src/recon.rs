@@ -172,7 +172,7 @@ impl Report<'_> {
             let seconds = column.time.as_secs_f64() / self.paths.len() as f64;
             times.extend([format!("{seconds:.3} s"), String::new()]);
         }
-        let mut table = Table::new(1, heading);
+        let mut table = Table::new("lr", heading);
         for (i, path) in self.paths.iter().enumerate() {
             let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
             let scores = self.columns.iter().map(|column| column.scores[i]);

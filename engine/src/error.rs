@@ -56,7 +56,7 @@ pub enum Error {
         plan: String,
         /// Why.
         #[source]
-        source: BindError,
+        source: Box<BindError>,
     },
     /// A run did not happen, or stopped.
     #[error("plan '{plan}': {source}")]
@@ -65,7 +65,7 @@ pub enum Error {
         plan: String,
         /// Why.
         #[source]
-        source: RunError,
+        source: Box<RunError>,
     },
     /// A name that the plan does not have.
     #[error("plan '{plan}' has no {kind} '{name}': expected one of {known:?}")]
@@ -112,6 +112,6 @@ pub enum Error {
 impl Error {
     /// Whether the run stopped because its cancel flag was set.
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, Error::Run { source: RunError::Cancelled { .. }, .. })
+        matches!(self, Error::Run { source, .. } if matches!(**source, RunError::Cancelled { .. }))
     }
 }

@@ -80,7 +80,7 @@ impl Executable {
         };
         let Device::Cpu(cpu) = device;
         let bound = exec::Executable::bind(Arc::clone(&plan), Arc::new(Adapter(weights)), cpu)
-            .map_err(|source| Error::Bind { plan: plan.name.clone(), source })?;
+            .map_err(|source| Error::Bind { plan: plan.name.clone(), source: Box::new(source) })?;
         Ok(Executable { bound, names: Arc::new(names) })
     }
 

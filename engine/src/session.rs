@@ -89,11 +89,17 @@ impl Session {
             .iter_mut()
             .filter_map(|(id, data)| Some((names.outputs.port(entry, id.0)?, data.reborrow())));
         let result = self.bound.run(entry.0 as usize, slots, iterations, inputs, outputs, options);
-        result.map_err(|source| Error::Run { plan: self.executable.plan().name.clone(), source })
+        result.map_err(|source| Error::Run {
+            plan: self.executable.plan().name.clone(),
+            source: Box::new(source),
+        })
     }
 
     fn named<T>(&self, result: Result<T, exec::RunError>) -> Result<T, Error> {
-        result.map_err(|source| Error::Run { plan: self.executable.plan().name.clone(), source })
+        result.map_err(|source| Error::Run {
+            plan: self.executable.plan().name.clone(),
+            source: Box::new(source),
+        })
     }
 
     /// Copies a state out.

@@ -33,7 +33,14 @@ impl Activation {
             }
             Activation::GeluErf => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
             Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
-            Activation::Relu => x.max(0.0),
+            // Not `max`, which would turn NaN into 0.
+            Activation::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            }
         }
     }
 }

@@ -168,7 +168,9 @@ impl<'g> Grower<'g> {
                         segments.push((k, v));
                     }
                 }
-                let causal = segments.len() == 1 && self.r.below(3) == 0;
+                // Positions count from the first key, which must be live then.
+                let whole = segments.iter().all(|(k, _)| k.shape().0[1].extent.is_none());
+                let causal = whole && segments.len() == 1 && self.r.below(3) == 0;
                 let mask = if causal { Mask::Causal { offset: None } } else { Mask::None };
                 let a = q.attention(&segments, heads, kv_heads, mask);
                 x + a.linear(&self.name("proj"), width)

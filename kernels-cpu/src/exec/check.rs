@@ -184,9 +184,9 @@ fn bound(plan: &Plan, entry: Option<&Entry>, operand: &Operand, step: &str) -> R
                 state.filter(|(from, to)| (*from..*to).contains(&operand.offset)).map(|(_, to)| to).max();
             Bound::Fixed(holding.unwrap_or(plan.state_bytes / 4).min(plan.state_bytes / 4))
         }
-        Place::Request => Bound::Fixed(plan.request_bytes / 4),
+        Place::Request => Bound::Fixed(within(entry, operand, plan.request_bytes)),
         Place::Scratch if entry.is_none() => Bound::Fixed(plan.bind_scratch_bytes / 4),
-        Place::Scratch => Bound::Fixed(plan.scratch_bytes / 4),
+        Place::Scratch => Bound::Fixed(within(entry, operand, plan.scratch_bytes)),
         Place::Input(i) => {
             port(entry.map(|entry| &entry.inputs), i)?;
             Bound::Input(i)
@@ -196,6 +196,18 @@ fn bound(plan: &Plan, entry: Option<&Entry>, operand: &Operand, step: &str) -> R
             Bound::Output(i)
         }
     })
+}
+
+/// One past the last element that an operand may reach in a region of so many bytes: a row picked by a slot must not lead
+/// from one buffer into the next, where the plan says what the buffers are.
+fn within(entry: Option<&Entry>, operand: &Operand, region: usize) -> usize {
+    let buffers = entry.map_or(&[][..], |entry| &entry.buffers);
+    let holding = buffers.iter().filter(|buffer| {
+        let bytes = buffer.offset..buffer.offset + buffer.bytes;
+        buffer.place == operand.place && bytes.contains(&(operand.offset * 4))
+    });
+    let end = holding.map(|buffer| buffer.offset + buffer.bytes).max().filter(|_| !operand.picks.is_empty());
+    end.unwrap_or(region).min(region) / 4
 }
 
 /// Checks an operand that stays where it is; gives the check of one that moves.

@@ -10,6 +10,9 @@ use super::{BindError, lower::Lowering};
 use crate::gemm::RowMap;
 use selftok_graph::{DType, ExtentId, Operand, Slot};
 
+/// First live row of an extent times elements.
+type Starts = Vec<(ExtentId, usize)>;
+
 /// Where an operand's first live element is.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
@@ -17,8 +20,7 @@ pub(super) struct Base {
     pub offset: usize,
     /// Slot value times elements.
     pub picks: Vec<(Slot, usize)>,
-    /// First live row of an extent times elements.
-    pub starts: Vec<(ExtentId, usize)>,
+    pub starts: Starts,
 }
 
 /// An axis of an iteration: its size and what part of it is live.
@@ -75,7 +77,7 @@ pub(super) fn aligned(
     operand: &Operand,
     tail: usize,
     role: &'static str,
-) -> Result<(Vec<usize>, Vec<(ExtentId, usize)>), BindError> {
+) -> Result<(Vec<usize>, Starts), BindError> {
     let lead = operand.axes.len().saturating_sub(tail);
     let Some(skip) = space.axes.len().checked_sub(lead) else {
         return Err(low.layout(role, format!("{lead} leading axes, the result has {}", space.axes.len())));

@@ -69,8 +69,8 @@ unsafe impl Sync for Workspace {}
 
 impl Workspace {
     /// # Safety
-    /// Called once a run by each worker; the memory is `need.total(count)` bytes.
-    unsafe fn part(&self, worker: &Worker<'_>) -> &mut [u8] {
+    /// Called once a run by each worker, and not used beyond it; the memory is `need.total(count)` bytes.
+    unsafe fn part<'a>(self, worker: &Worker<'_>) -> &'a mut [u8] {
         let size = self.need.worker.next_multiple_of(64);
         let offset = self.need.shared.next_multiple_of(64) + worker.index * size;
         // SAFETY: parts of distinct workers do not overlap, and lie inside by contract.

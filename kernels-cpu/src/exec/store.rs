@@ -111,7 +111,8 @@ impl Store {
         }
         let bytes = self.numel(id) * 4;
         let large = bytes >= IN_PLACE_BYTES;
-        let mapped = self.in_map(id, |dtype, ptr| large && dtype == RowsDType::F32 && ptr as usize % 4 == 0);
+        let mapped = self
+            .in_map(id, |dtype, ptr| large && dtype == RowsDType::F32 && (ptr as usize).is_multiple_of(4));
         let plain = match mapped {
             Some(plain) => plain,
             None => self.copy(id)?,

@@ -90,6 +90,48 @@ fn slots_that_lead_outside_are_named_with_their_maximum() {
 }
 
 #[test]
+fn a_picked_row_stays_in_its_own_table() {
+    let g = Builder::new("tables");
+    let pick = g.slot("pick");
+    let t = g.input("t", [3, 8], DType::F32, Stage::Request);
+    let (a, b) = (t.linear("a", 16), t.linear("b", 16));
+    let [a, b] = [a, b].map(|table| table.pick(0, pick, Stage::Step));
+    g.output("y", a * b);
+    let mut session = executable(&g.finish().unwrap().into(), &device(1)).session();
+    let (t, mut y) = (noises("t", 24), vec![0.0; 16]);
+    let mut run = |pick: u32| {
+        session.run(0, &[pick], 1, [(0, Input::F32(&t))], [(0, Output::F32(&mut y))], RunOptions::default())
+    };
+    run(2).unwrap();
+    assert!(run(3).unwrap_err().to_string().starts_with("slot 'pick' is 3 in iteration 0: at most 2"));
+}
+
+/// What a step costs beyond its arithmetic: barriers, arguments, claims.
+#[test]
+#[ignore = "a measurement"]
+fn overhead() {
+    for threads in [1, 2] {
+        let g = Builder::new("tiny");
+        let x = g.state("x", [1, 16]);
+        let mut y = x;
+        for i in 0..100 {
+            y = y.linear(&format!("fc{i}"), 16);
+        }
+        x.assign(y, None);
+        let executable = executable(&g.finish().unwrap().into(), &device(threads));
+        let steps = executable.plan().entries[0].step.len() + executable.plan().entries[0].request.len();
+        let mut session = executable.session();
+        let best = (0..200).map(|_| {
+            let start = std::time::Instant::now();
+            session.run(0, &[], 1, [], [], RunOptions::default()).unwrap();
+            start.elapsed()
+        });
+        let best = best.min().unwrap();
+        println!("{threads} threads: {:.0} ns a step of {steps}", best.as_nanos() as f64 / steps as f64);
+    }
+}
+
+#[test]
 fn slices_reach_to_the_last_live_row_and_no_further_than_the_port() {
     let mut call = Call::new(3, 0);
     (call.x, call.y) = (noises("x", 24), vec![0.0; 24]);

@@ -58,7 +58,7 @@ pub(super) fn lower(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindErro
         return Err(super::mismatch(low));
     };
     let shape = pictures(out, *groups);
-    if out.axes.len() < 2 || *groups == 0 || shape.channels == 0 || shape.channels % groups != 0 {
+    if out.axes.len() < 2 || *groups == 0 || shape.channels == 0 || !shape.channels.is_multiple_of(*groups) {
         let reason = format!("{:?}: expected [B, .., C] with channels in {groups} groups", out.sizes());
         return Err(low.layout("out", reason));
     }

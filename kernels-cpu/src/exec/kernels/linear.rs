@@ -100,7 +100,7 @@ fn matrix(
         let base = low.base(weight, vec![], "weight")?;
         return Ok((Matrix::Rows(base, 4), WeightKind::Rows(RowsDType::F32)));
     };
-    if !weight.picks.is_empty() || k == 0 || weight.offset % k != 0 {
+    if !weight.picks.is_empty() || k == 0 || !weight.offset.is_multiple_of(k) {
         let reason =
             format!("element {} is no start of a row of {k}, or is picked at run time", weight.offset);
         return Err(low.layout("weight", reason));
