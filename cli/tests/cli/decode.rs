@@ -51,8 +51,8 @@ fn several_pictures_go_to_a_folder_by_number_or_by_file() {
     let out = dir.path().join("numbered");
     succeed(["decode".as_ref(), input.as_os_str(), "-o".as_ref(), out.as_os_str()]);
     assert_eq!(names(&out), ["0000.png", "0001.png", "0002.png"]);
-    for i in 0..3 {
-        assert!(levels(&rgb(out.join(format!("000{i}.png"))), &golden[i]) <= 1);
+    for (i, golden) in golden[..3].iter().enumerate() {
+        assert!(levels(&rgb(out.join(format!("000{i}.png"))), golden) <= 1);
     }
     // A second run with other files into the same folder adds to it.
     let (a, b) = (tokens(dir.path(), "cat.npy", &[4]), tokens(dir.path(), "dog.json", &[5]));
@@ -68,11 +68,19 @@ fn a_seed_gives_the_same_pictures_whatever_the_batch() {
     let decode = |name: &str, seed: &str, batch: &str| {
         let out = dir.path().join(name);
         let args = ["decode", "--mode", "diffuse", "--steps", "5", "--seed", seed, "--batch", batch];
-        succeed(args.map(AsRef::as_ref).into_iter().chain([input.as_os_str(), "-o".as_ref(), out.as_os_str()]));
+        succeed(args.map(AsRef::as_ref).into_iter().chain([
+            input.as_os_str(),
+            "-o".as_ref(),
+            out.as_os_str(),
+        ]));
         (0..3).map(|i| rgb(out.join(format!("000{i}.png")))).collect::<Vec<_>>()
     };
-    let (one, again, batch, other) =
-        (decode("one", "7", "1"), decode("again", "7", "1"), decode("batch", "7", "3"), decode("other", "8", "1"));
+    let (one, again, batch, other) = (
+        decode("one", "7", "1"),
+        decode("again", "7", "1"),
+        decode("batch", "7", "3"),
+        decode("other", "8", "1"),
+    );
     assert_eq!(one, again);
     for (one, batch) in one.iter().zip(&batch) {
         assert!(levels(one, batch) <= 1);
@@ -84,11 +92,12 @@ fn a_seed_gives_the_same_pictures_whatever_the_batch() {
 fn a_prefix_is_diffused_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let (input, out) = (tokens(dir.path(), "t.npy", &[7]), dir.path().join("out.png"));
-    let value = json(["decode", "--json", "--steps", "5", "--prefix", "16"].map(AsRef::as_ref).into_iter().chain([
-        input.as_os_str(),
-        "-o".as_ref(),
-        out.as_os_str(),
-    ]));
+    let value =
+        json(["decode", "--json", "--steps", "5", "--prefix", "16"].map(AsRef::as_ref).into_iter().chain([
+            input.as_os_str(),
+            "-o".as_ref(),
+            out.as_os_str(),
+        ]));
     assert_eq!((&value["mode"], &value["diffusion"]["prefix"]), (&"diffuse".into(), &16.into()));
     let whole = dir.path().join("whole.png");
     let args = ["decode", "--steps", "5"].map(AsRef::as_ref).into_iter();
@@ -100,7 +109,14 @@ fn a_prefix_is_diffused_and_says_so() {
 fn bf16_is_close_and_not_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let (input, out) = (tokens(dir.path(), "t.npy", &[1]), dir.path().join("out.png"));
-    succeed(["decode".as_ref(), "--dtype".as_ref(), "bf16".as_ref(), input.as_os_str(), "-o".as_ref(), out.as_os_str()]);
+    succeed([
+        "decode".as_ref(),
+        "--dtype".as_ref(),
+        "bf16".as_ref(),
+        input.as_os_str(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ]);
     let picture = Picture::open(&out).unwrap();
     let golden = Picture::from_rgb(64, 64, golden_rgb("rendered")[1].clone()).unwrap();
     let psnr = selftok::metrics::psnr(&picture, &golden).unwrap();

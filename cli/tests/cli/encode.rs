@@ -28,7 +28,11 @@ fn npy_files_are_those_of_numpy() {
     let out = dir.path().join("t.npy");
     succeed(["encode".as_ref(), pictures()[0].as_os_str(), "-o".as_ref(), out.as_os_str()]);
     let bytes = std::fs::read(out).unwrap();
-    assert!(bytes.starts_with(b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': (1, 64), }"));
+    assert!(
+        bytes.starts_with(
+            b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': (1, 64), }"
+        )
+    );
     assert_eq!(bytes.len(), 128 + 8 * 64);
 }
 
@@ -37,7 +41,14 @@ fn writing_order_is_index_order_reversed() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("t.safetensors");
     let picture = &pictures()[3];
-    succeed(["encode".as_ref(), picture.as_os_str(), "--order".as_ref(), "ar".as_ref(), "-o".as_ref(), out.as_os_str()]);
+    succeed([
+        "encode".as_ref(),
+        picture.as_os_str(),
+        "--order".as_ref(),
+        "ar".as_ref(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ]);
     let mut written = i64s(&out, "tokens");
     written.reverse();
     assert_eq!(written, golden_ids()[3]);
@@ -57,7 +68,8 @@ fn json_has_ids_margins_and_times_and_needs_no_file() {
         assert!(margins.iter().all(|m| (0.0..2.0).contains(&m.as_f64().unwrap())), "{margins:?}");
     }
     assert!(value["seconds"]["total"].as_f64().unwrap() > 0.0);
-    let reversed = json(["encode".as_ref(), "--json".as_ref(), "--order".as_ref(), "ar".as_ref(), paths[0].as_os_str()]);
+    let reversed =
+        json(["encode".as_ref(), "--json".as_ref(), "--order".as_ref(), "ar".as_ref(), paths[0].as_os_str()]);
     let (a, b) = (&value["pictures"][0], &reversed["pictures"][0]);
     assert_eq!(ids(&a["ids"]).into_iter().rev().collect::<Vec<_>>(), ids(&b["ids"]));
     assert_eq!(a["margins"][0], b["margins"][63]);
@@ -67,7 +79,15 @@ fn json_has_ids_margins_and_times_and_needs_no_file() {
 fn files_folders_and_patterns_mix_and_a_batch_is_its_pictures() {
     let pattern = mini().join("pictures/noto-*.png");
     let files = pictures();
-    let args = ["encode".as_ref(), "--json".as_ref(), "--batch".as_ref(), "4".as_ref(), files[15].as_os_str(), pattern.as_os_str(), files[0].parent().unwrap().as_os_str()];
+    let args = [
+        "encode".as_ref(),
+        "--json".as_ref(),
+        "--batch".as_ref(),
+        "4".as_ref(),
+        files[15].as_os_str(),
+        pattern.as_os_str(),
+        files[0].parent().unwrap().as_os_str(),
+    ];
     let value = json(args);
     let rows = value["pictures"].as_array().unwrap();
     let golden = golden_ids();
@@ -83,7 +103,13 @@ fn files_folders_and_patterns_mix_and_a_batch_is_its_pictures() {
 fn a_quiet_run_says_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("t.npy");
-    let ran = succeed(["encode".as_ref(), "-q".as_ref(), pictures()[0].as_os_str(), "-o".as_ref(), out.as_os_str()]);
+    let ran = succeed([
+        "encode".as_ref(),
+        "-q".as_ref(),
+        pictures()[0].as_os_str(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ]);
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
 }
 

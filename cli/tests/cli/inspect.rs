@@ -5,13 +5,23 @@ use crate::support::{json, mini, run, succeed};
 #[test]
 fn the_summary_says_what_the_model_is_and_can() {
     let ran = succeed(["inspect".as_ref(), mini().as_os_str()]);
-    for part in ["64 of 4096 codes", "768 bits", "64 x 64 pixels", "10,016,912 parameters", "encode: yes, render: yes, diffuse: yes"] {
+    for part in [
+        "64 of 4096 codes",
+        "768 bits",
+        "64 x 64 pixels",
+        "10,016,912 parameters",
+        "encode: yes, render: yes, diffuse: yes",
+    ] {
         assert!(ran.stdout.contains(part), "{part}: {ran:?}");
     }
     let value = json(["inspect", "--json"]);
     assert_eq!(value["summary"]["num_tokens"], 64, "the default model is the small one");
-    let alone = json(["inspect".as_ref(), "--json".as_ref(), mini().join("renderer.safetensors").as_os_str()]);
-    assert_eq!((&alone["summary"]["can_render"], &alone["summary"]["can_encode"]), (&true.into(), &false.into()));
+    let alone =
+        json(["inspect".as_ref(), "--json".as_ref(), mini().join("renderer.safetensors").as_os_str()]);
+    assert_eq!(
+        (&alone["summary"]["can_render"], &alone["summary"]["can_encode"]),
+        (&true.into(), &false.into())
+    );
 }
 
 #[test]
@@ -32,8 +42,13 @@ fn weights_graph_plan_and_memory_are_shown() {
 fn the_peak_is_within_five_percent_of_the_lower_bound() {
     let value = json(["inspect", "--memory", "--json"]);
     for network in value["memory"].as_array().unwrap() {
-        let (peak, bound) = (network["peak_bytes"].as_f64().unwrap(), network["lower_bound"].as_f64().unwrap());
-        assert!(bound > 0.0 && peak >= bound && peak <= 1.05 * bound, "{}: {peak} {bound}", network["network"]);
+        let (peak, bound) =
+            (network["peak_bytes"].as_f64().unwrap(), network["lower_bound"].as_f64().unwrap());
+        assert!(
+            bound > 0.0 && peak >= bound && peak <= 1.05 * bound,
+            "{}: {peak} {bound}",
+            network["network"]
+        );
         for entry in network["entries"].as_array().unwrap() {
             for buffer in entry["buffers"].as_array().unwrap() {
                 let end = buffer["offset"].as_u64().unwrap() + buffer["bytes"].as_u64().unwrap();
@@ -55,7 +70,13 @@ fn help_has_examples_and_the_exit_codes() {
 
 #[test]
 fn wrong_usage_has_its_own_code() {
-    for args in [&["nonsense"][..], &[], &["encode", "a.png"], &["decode", "t.npy", "-o", "x", "--mode", "magic"], &["encode", "--threads", "0", "a.png", "--json"]] {
+    for args in [
+        &["nonsense"][..],
+        &[],
+        &["encode", "a.png"],
+        &["decode", "t.npy", "-o", "x", "--mode", "magic"],
+        &["encode", "--threads", "0", "a.png", "--json"],
+    ] {
         let ran = run(args);
         assert_eq!(ran.code, Some(2), "{ran:?}");
         assert_eq!(ran.stdout, "");

@@ -9,5 +9,4 @@ mod recon;
 mod signals;
 mod support;
 #[path = "../../../loader/tests/common/torch.rs"]
-#[allow(dead_code, missing_docs, reason = "made for the loader's tests; few of its functions are needed here")]
 mod torch;

@@ -1,6 +1,6 @@
 //! Which model is used.
 
-use crate::support::{golden_ids, json, mini, pictures, program, refuse, succeed, Ran};
+use crate::support::{Ran, golden_ids, json, mini, pictures, program, refuse, succeed};
 use selftok::Tokens;
 use std::fs;
 
@@ -11,12 +11,27 @@ fn a_tokenizer_and_a_renderer_file_make_one_model_in_either_order() {
     let files = [mini().join("tokenizer.safetensors"), mini().join("renderer.safetensors")];
     for (a, b) in [(0, 1), (1, 0)] {
         let args = ["recon", "--json", "--steps", "2", "--model"].map(AsRef::as_ref).into_iter();
-        let rest = [files[a].as_os_str(), "--model".as_ref(), files[b].as_os_str(), pictures()[0].as_os_str(), "-o".as_ref(), out.as_os_str()];
+        let rest = [
+            files[a].as_os_str(),
+            "--model".as_ref(),
+            files[b].as_os_str(),
+            pictures()[0].as_os_str(),
+            "-o".as_ref(),
+            out.as_os_str(),
+        ];
         let value = json(args.chain(rest));
         assert!(value["mean"]["render"].is_object() && value["mean"]["diffuse"].is_object(), "{value}");
     }
     let tokenizer = files[0].as_os_str();
-    let args = ["encode".as_ref(), "--json".as_ref(), "-m".as_ref(), tokenizer, "-m".as_ref(), tokenizer, pictures()[0].as_os_str()];
+    let args = [
+        "encode".as_ref(),
+        "--json".as_ref(),
+        "-m".as_ref(),
+        tokenizer,
+        "-m".as_ref(),
+        tokenizer,
+        pictures()[0].as_os_str(),
+    ];
     refuse(dir.path(), args, &["tokenizer.safetensors are both a tokenizer", "name one of each kind"]);
 }
 
@@ -32,7 +47,14 @@ fn a_job_takes_only_the_files_it_needs() {
     let model = ["--model".as_ref(), dir.path().as_os_str()];
     let vae = mini().join("vae");
     // Without an autoencoder there are no pictures; with it, the diffusion is the only and so the default way.
-    let decode = ["decode".as_ref(), tokens.as_os_str(), "-o".as_ref(), sheet.as_os_str(), "--steps".as_ref(), "2".as_ref()];
+    let decode = [
+        "decode".as_ref(),
+        tokens.as_os_str(),
+        "-o".as_ref(),
+        sheet.as_os_str(),
+        "--steps".as_ref(),
+        "2".as_ref(),
+    ];
     refuse(out.path(), decode.into_iter().chain(model), &["pictures need the autoencoder", "--vae DIR"]);
     let with_vae = ["--vae".as_ref(), vae.as_os_str()].into_iter().chain(model);
     let ran = succeed(decode[..4].iter().copied().chain(with_vae));
@@ -65,7 +87,11 @@ fn a_model_of_the_wrong_kind_says_what_to_use() {
     fs::copy(&renderer, folder.join("tokenizer.safetensors")).unwrap();
 
     let encode = |model: &std::path::Path, says: &[&str]| {
-        refuse(dir.path(), ["encode".as_ref(), "--json".as_ref(), picture.as_os_str(), "-m".as_ref(), model.as_os_str()], says)
+        refuse(
+            dir.path(),
+            ["encode".as_ref(), "--json".as_ref(), picture.as_os_str(), "-m".as_ref(), model.as_os_str()],
+            says,
+        )
     };
     encode(&renderer, &["encoding needs an encoder", "tokenizer.safetensors"]);
     encode(&vae_file, &["it seems to be an autoencoder"]);

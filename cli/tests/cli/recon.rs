@@ -11,7 +11,15 @@ fn a_sheet_is_drawn_and_the_table_has_tokens_and_scores() {
     let ran = succeed(["recon".as_ref(), picture.as_os_str(), "-o".as_ref(), out.as_os_str()]);
     let ids: Vec<String> = golden_ids()[7].iter().map(u32::to_string).collect();
     assert!(ran.stdout.contains(&ids.join(" ")), "{ran:?}");
-    for part in ["renderer: PSNR", "diffusion 50: PSNR", "SSIM", "noto-nine.png", " dB", "seconds a picture", "written in"] {
+    for part in [
+        "renderer: PSNR",
+        "diffusion 50: PSNR",
+        "SSIM",
+        "noto-nine.png",
+        " dB",
+        "seconds a picture",
+        "written in",
+    ] {
         assert!(ran.stdout.contains(part), "{part}: {ran:?}");
     }
     let sheet = Picture::open(&out).unwrap();

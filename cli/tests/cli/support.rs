@@ -4,6 +4,7 @@ use safetensors::SafeTensors;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 /// A file of the repository.
 pub fn repository(path: &str) -> PathBuf {
@@ -15,12 +16,15 @@ pub fn mini() -> PathBuf {
     repository("models/mini")
 }
 
-/// The pictures of the small model, by name: the order of its golden file.
-pub fn pictures() -> Vec<PathBuf> {
-    let mut list: Vec<_> =
-        std::fs::read_dir(mini().join("pictures")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    list.sort();
-    list
+/// The pictures of the small model, by name.
+pub fn pictures() -> &'static [PathBuf] {
+    static LIST: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    LIST.get_or_init(|| {
+        let mut list: Vec<_> =
+            std::fs::read_dir(mini().join("pictures")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        list.sort();
+        list
+    })
 }
 
 /// The program, not started yet; the environment names no model.
@@ -115,7 +119,21 @@ pub fn names(folder: &Path) -> Vec<String> {
 /// The golden ids of the small model: 64 for each of [`pictures`].
 pub fn golden_ids() -> Vec<Vec<u32>> {
     let ids = i64s(&mini().join("golden.safetensors"), "indices");
-    ids.chunks(64).map(<[u32]>::to_vec).collect()
+    let ids: Vec<_> = ids.chunks(64).collect();
+    golden_order().iter().map(|&i| ids[i].to_vec()).collect()
+}
+
+/// For each of [`pictures`], its place in the golden file, which has no names: known by the pixels.
+fn golden_order() -> &'static [usize] {
+    static ORDER: OnceLock<Vec<usize>> = OnceLock::new();
+    ORDER.get_or_init(|| {
+        let golden = golden_batch("pictures");
+        let place = |path: &PathBuf| {
+            let rgb = selftok::Picture::open(path).unwrap().into_rgb();
+            golden.iter().position(|golden| *golden == rgb).unwrap()
+        };
+        pictures().iter().map(place).collect()
+    })
 }
 
 /// A tensor of int64 ids.
@@ -126,15 +144,23 @@ pub fn i64s(path: &Path, tensor: &str) -> Vec<u32> {
     data.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect()
 }
 
-/// A golden picture batch `[16, 3, 64, 64]` of the small model, each as RGB bytes.
+/// For each of [`pictures`], what a golden batch (`rendered`, `diffused`) has for it, as RGB bytes.
 pub fn golden_rgb(tensor: &str) -> Vec<Vec<u8>> {
+    let batch = golden_batch(tensor);
+    golden_order().iter().map(|&i| batch[i].clone()).collect()
+}
+
+/// A golden batch `[16, 3, 64, 64]`, each picture as RGB bytes.
+fn golden_batch(tensor: &str) -> Vec<Vec<u8>> {
     let bytes = std::fs::read(mini().join("golden.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let planes = file.tensor(tensor).unwrap().data().to_vec();
     let pixels = 64 * 64;
     planes
         .chunks_exact(3 * pixels)
-        .map(|planes| (0..pixels).flat_map(|i| [0, 1, 2].map(|channel| planes[channel * pixels + i])).collect())
+        .map(|planes| {
+            (0..pixels).flat_map(|i| [0, 1, 2].map(|channel| planes[channel * pixels + i])).collect()
+        })
         .collect()
 }
 
