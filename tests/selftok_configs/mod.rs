@@ -22,3 +22,11 @@ pub fn mini() -> Config {
     let text = std::fs::read_to_string(path("models/mini/config.json")).expect("models/mini/config.json");
     serde_json::from_str(&text).expect("a valid configuration")
 }
+
+/// The small model's autoencoder.
+#[allow(dead_code)]
+pub fn mini_autoencoder() -> selftok_graph::models::autoencoder::Config {
+    let text =
+        std::fs::read_to_string(path("models/mini/vae/config.json")).expect("models/mini/vae/config.json");
+    serde_json::from_str(&text).expect("a valid configuration")
+}
