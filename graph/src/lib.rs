@@ -15,6 +15,6 @@ pub use builder::{Builder, Tensor};
 pub use graph::{Graph, GraphError, Node, Program, Value, ValueId};
 pub use kernel::{Access, Kernel};
 pub use op::{Activation, Binary, Mask, NormKind, Op, RopeStyle, erf};
-pub use passes::{CompileError, Level, compile, merge_axes, strides_along};
+pub use passes::{CompileError, compile};
 pub use plan::{Axis, Buffer, Entry, Operand, Place, Plan, Port, StateRef, Step, Target, WeightRef};
 pub use shape::{DType, Dim, Extent, ExtentId, Shape, Slot, Stage};

@@ -12,8 +12,6 @@ mod place;
 mod schedule;
 mod share;
 
-pub use layout::{Level, merge_axes, strides_along};
-
 use crate::{GraphError, Kernel, Operand, Plan, Program, Stage, StateRef, Step, Target};
 use lower::{Lowered, RootKind, View};
 use std::collections::HashMap;

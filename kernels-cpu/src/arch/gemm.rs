@@ -94,7 +94,8 @@ impl GemmKernels {
     }
 }
 
-/// One unit of k: `acc + a · b`.
+/// One unit of k: `acc + a · b`. In loops, not closures: a closure may stay a function of its own, without the caller's
+/// instruction set.
 pub trait Dot<V: Lanes> {
     /// Words of packed A in a unit.
     const A_WORDS: usize;
@@ -116,7 +117,11 @@ impl<V: Lanes> Dot<V> for F32 {
     unsafe fn dot<const NV: usize>(a: *const f32, b: [V; NV], acc: [V; NV]) -> [V; NV] {
         // SAFETY: the caller vouches for the word and the instruction set.
         let a = unsafe { V::new(*a) };
-        std::array::from_fn(|j| a.mul_add(b[j], acc[j]))
+        let mut sum = acc;
+        for j in 0..NV {
+            sum[j] = a.mul_add(b[j], sum[j]);
+        }
+        sum
     }
 }
 
@@ -126,7 +131,11 @@ impl<V: Lanes> Dot<V> for Bf16Widened {
     unsafe fn dot<const NV: usize>(a: *const f32, b: [V; NV], acc: [V; NV]) -> [V; NV] {
         // SAFETY: the caller vouches for the two words and the instruction set.
         let (low, high) = unsafe { (V::new(*a), V::new(*a.add(1))) };
-        std::array::from_fn(|j| high.mul_add(b[j].bf16_high(), low.mul_add(b[j].bf16_low(), acc[j])))
+        let mut sum = acc;
+        for j in 0..NV {
+            sum[j] = high.mul_add(b[j].bf16_high(), low.mul_add(b[j].bf16_low(), sum[j]));
+        }
+        sum
     }
 }
 
@@ -152,7 +161,10 @@ pub unsafe fn tile<V: Lanes, D: Dot<V>, const MR: usize, const NV: usize, const 
                 let line = (u >> ahead.shift) * ahead.stride + (u & ((1 << ahead.shift) - 1)) * 64;
                 super::prefetch(ahead.from.wrapping_add(line));
             }
-            let columns: [V; NV] = std::array::from_fn(|j| V::load(b.add((u * NV + j) * V::LANES)));
+            let mut columns = [V::new(0.0); NV];
+            for (j, column) in columns.iter_mut().enumerate() {
+                *column = V::load(b.add((u * NV + j) * V::LANES));
+            }
             for (i, sum) in sum.iter_mut().enumerate() {
                 *sum = D::dot(a.add(i * A_STRIDE + u * D::A_WORDS), columns, *sum);
             }

@@ -9,7 +9,7 @@ use std::ops::Range;
 /// The greatest number of tiles down a task: bounds the partial sums.
 pub(crate) const MAX_TILES_DOWN: usize = 40;
 /// The greatest number of bytes of one block of B in a task: what stays in L2 beside the partial sums.
-pub(crate) const MAX_B_BYTES: usize = 384 << 10;
+pub(crate) const MAX_B_BYTES: usize = 512 << 10;
 
 /// A grid of tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

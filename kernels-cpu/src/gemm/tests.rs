@@ -297,6 +297,51 @@ fn seeded_random_products_agree() {
 }
 
 #[test]
+fn threads_that_share_the_tasks_give_the_same_bits() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let features = Features::detect();
+    let (rows, n, k) = (100, 300, 600);
+    let mut random = Random(3);
+    let (a, w) = (random.vec(rows * k), random.vec(n * k));
+    let read = |r: std::ops::Range<usize>, to: &mut [f32]| to.copy_from_slice(&w[r.start * k..r.end * k]);
+    let packed = PackedMatrix::pack(n, k, WeightFormat::F32, features, read).unwrap();
+    let run = |workers: usize| {
+        let spec = LinearSpec { max_rows: rows, n, k, weight: KINDS[0], workers: 4 };
+        let linear = Linear::prepare(&spec, features).unwrap();
+        assert!(linear.tasks(rows) >= 4);
+        let mut c = vec![f32::NAN; rows * n];
+        let (next, to) = (AtomicUsize::new(0), c.as_mut_ptr() as usize);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    let mut scratch = scratch(linear.scratch_bytes());
+                    let args = LinearArgs {
+                        rows,
+                        a: Rows { ptr: a.as_ptr(), map: RowMap::dense(k) },
+                        weight: Weight::Packed(&packed),
+                        bias: None,
+                        act: Activation::Silu,
+                        gate: None,
+                        residual: None,
+                        c: Rows { ptr: to as *mut f32, map: RowMap::dense(n) },
+                    };
+                    loop {
+                        let task = next.fetch_add(1, Ordering::Relaxed);
+                        if task >= linear.tasks(rows) {
+                            break;
+                        }
+                        // SAFETY: the operands have the sizes of their maps, and each task is claimed once.
+                        unsafe { linear.run(&args, task, scratch.as_mut_slice()) }
+                    }
+                });
+            }
+        });
+        c
+    };
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
 fn no_rows_are_no_tasks_and_zero_sizes_are_errors() {
     let features = Features::detect();
     let spec = LinearSpec { max_rows: 4, n: 8, k: 8, weight: KINDS[0], workers: 1 };

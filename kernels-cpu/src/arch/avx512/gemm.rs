@@ -17,13 +17,15 @@ impl Dot<Zmm> for Bf16Native {
         // SAFETY: the caller vouches for the word and the instruction set; both bf16 vectors are 512 plain bits.
         unsafe {
             let a: __m512bh = std::mem::transmute(_mm512_set1_epi32(a.cast::<i32>().read()));
-            std::array::from_fn(|j| {
-                Zmm::from_raw(_mm512_dpbf16_ps(
+            let mut sum = acc;
+            for j in 0..NV {
+                sum[j] = Zmm::from_raw(_mm512_dpbf16_ps(
                     acc[j].raw(),
                     a,
                     std::mem::transmute::<__m512, __m512bh>(b[j].raw()),
-                ))
-            })
+                ));
+            }
+            sum
         }
     }
 }

@@ -1,0 +1,211 @@
+//! Flash attention in emulation, against f64.
+
+use crate::emulated::{Emulated, everywhere, settings};
+use crate::support::{BF16_ROUNDING, Expected, Random};
+use half::bf16;
+use ptx_emulator::Report;
+use selftok_kernels_cuda::Launch;
+use selftok_kernels_cuda::attention::{Arguments, FAMILY};
+
+/// One call.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    entry: &'static str,
+    batch: usize,
+    heads: usize,
+    head_group: usize,
+    q_len: usize,
+    /// Keys of the two segments.
+    kv_len: [usize; 2],
+    head_dim: usize,
+    /// The position of the first query, if the mask is causal.
+    causal: Option<i32>,
+}
+
+const PLAIN: Case = Case {
+    entry: "attention_d64_q64",
+    batch: 1,
+    heads: 1,
+    head_group: 1,
+    q_len: 64,
+    kv_len: [64, 0],
+    head_dim: 64,
+    causal: None,
+};
+
+/// A tensor `[batch, rows, heads, head_dim]` with a gap after each row, as fused projections leave it.
+struct Rows {
+    values: Vec<bf16>,
+    rows: usize,
+    row: usize,
+    head_dim: usize,
+}
+
+impl Rows {
+    fn new(random: &mut Random, case: &Case, heads: usize, rows: usize) -> Self {
+        let row = heads * case.head_dim + 8;
+        Self { values: random.bf16s(case.batch * rows * row), rows, row, head_dim: case.head_dim }
+    }
+
+    fn batch_stride(&self) -> i64 {
+        (self.rows * self.row) as i64
+    }
+
+    fn at(&self, batch: usize, head: usize, row: usize, column: usize) -> f64 {
+        self.values[(batch * self.rows + row) * self.row + head * self.head_dim + column].to_f64()
+    }
+}
+
+fn run(emulated: &Emulated, case: Case) -> Report {
+    let Case { entry, batch, heads, head_group, q_len, kv_len, head_dim, causal } = case;
+    let mut random = Random::new((q_len * head_dim + kv_len[0]) as u64);
+    let q = Rows::new(&mut random, &case, heads, q_len);
+    let kv_heads = heads / head_group;
+    let [k0, v0, k1, v1] =
+        [kv_len[0], kv_len[0], kv_len[1], kv_len[1]].map(|n| Rows::new(&mut random, &case, kv_heads, n));
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let upload = |rows: &Rows| if rows.values.is_empty() { 0 } else { emulated.upload(&rows.values) };
+    let out_row = heads * head_dim;
+    let out = emulated.allocate(batch * q_len * out_row * 2);
+    let arguments = Arguments {
+        q: upload(&q),
+        k0: upload(&k0),
+        v0: upload(&v0),
+        k1: upload(&k1),
+        v1: upload(&v1),
+        out,
+        q_len: q_len as i32,
+        kv_len0: kv_len[0] as i32,
+        kv_len1: kv_len[1] as i32,
+        head_dim: head_dim as i32,
+        head_group: head_group as i32,
+        q_batch: q.batch_stride(),
+        q_head: head_dim as i64,
+        q_row: q.row as i64,
+        kv0_batch: k0.batch_stride(),
+        kv0_head: head_dim as i64,
+        kv0_row: k0.row as i64,
+        kv1_batch: k1.batch_stride(),
+        kv1_head: head_dim as i64,
+        kv1_row: k1.row as i64,
+        out_batch: (q_len * out_row) as i64,
+        out_head: head_dim as i64,
+        out_row: out_row as i64,
+        causal: i32::from(causal.is_some()),
+        q_position: causal.unwrap_or(0),
+        scale,
+    };
+    let queries = if entry.ends_with("q128") { 128 } else { 64 };
+    let launch = Launch {
+        entry,
+        grid: [q_len.div_ceil(queries) as u32, heads as u32, batch as u32],
+        block: [128, 1, 1],
+        shared_bytes: FAMILY.entry(entry).unwrap().dynamic_shared,
+    };
+    let report = emulated.launch("attention", &launch, &arguments.pack());
+    let got: Vec<bf16> = emulated.download(out, 0, batch * q_len * out_row);
+
+    for b in 0..batch {
+        for h in 0..heads {
+            let kv = h / head_group;
+            let key = |j: usize, d: usize| match j.checked_sub(kv_len[0]) {
+                None => (k0.at(b, kv, j, d), v0.at(b, kv, j, d)),
+                Some(j) => (k1.at(b, kv, j, d), v1.at(b, kv, j, d)),
+            };
+            for i in 0..q_len {
+                let all = kv_len[0] + kv_len[1];
+                let seen = causal.map_or(all, |p| (p + i as i32 + 1).clamp(0, all as i32) as usize);
+                let scores: Vec<f64> = (0..seen)
+                    .map(|j| {
+                        (0..head_dim).map(|d| q.at(b, h, i, d) * key(j, d).0).sum::<f64>() * f64::from(scale)
+                    })
+                    .collect();
+                let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - highest).exp()).collect();
+                let total: f64 = weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+                for d in 0..head_dim {
+                    let terms = weights.iter().enumerate().map(|(j, w)| w / total * key(j, d).1);
+                    let (value, magnitude) = terms.fold((0.0, 0.0), |(s, t), x| (s + x, t + x.abs()));
+                    // Each weight is rounded to bf16 before it meets its value; the rest is f32.
+                    let expected = Expected { value, tolerance: magnitude * BF16_ROUNDING * 1.05 + 1e-6 };
+                    let got = got[(b * q_len + i) * out_row + h * head_dim + d].to_f64();
+                    expected
+                        .stored_as_bf16()
+                        .check(got, || format!("{case:?} batch {b} head {h} row {i} column {d}"));
+                }
+            }
+        }
+    }
+    report
+}
+
+#[test]
+fn whole_tiles_remainders_and_both_block_sizes() {
+    everywhere(|emulated| {
+        run(emulated, PLAIN);
+        run(emulated, Case { q_len: 70, kv_len: [100, 0], ..PLAIN });
+        run(emulated, Case { entry: "attention_d64_q128", q_len: 130, kv_len: [70, 0], ..PLAIN });
+    });
+}
+
+#[test]
+fn a_second_segment_follows_the_first() {
+    everywhere(|emulated| {
+        run(emulated, Case { q_len: 20, kv_len: [65, 37], ..PLAIN });
+        run(emulated, Case { q_len: 5, kv_len: [0, 9], ..PLAIN });
+    });
+}
+
+#[test]
+fn groups_of_heads_share_keys_in_every_sequence() {
+    everywhere(|emulated| {
+        run(emulated, Case { batch: 2, heads: 4, head_group: 2, q_len: 10, kv_len: [12, 5], ..PLAIN });
+    });
+}
+
+#[test]
+fn every_width_of_head_has_an_instance() {
+    everywhere(|emulated| {
+        for (entry, head_dim) in [
+            ("attention_d32_q64", 16),
+            ("attention_d32_q64", 32),
+            ("attention_d64_q64", 40),
+            ("attention_d96_q64", 80),
+            ("attention_d96_q64", 96),
+            ("attention_d128_q64", 128),
+        ] {
+            run(emulated, Case { entry, head_dim, q_len: 20, kv_len: [70, 0], ..PLAIN });
+        }
+    });
+}
+
+#[test]
+fn a_causal_mask_counts_positions_through_both_segments() {
+    everywhere(|emulated| {
+        run(emulated, Case { q_len: 70, kv_len: [70, 0], causal: Some(0), ..PLAIN });
+        run(emulated, Case { q_len: 20, kv_len: [50, 20], causal: Some(50), ..PLAIN });
+        // The first ten queries see nothing, and give zeros.
+        run(emulated, Case { q_len: 30, kv_len: [70, 3], causal: Some(-10), ..PLAIN });
+        run(
+            emulated,
+            Case { entry: "attention_d64_q128", q_len: 130, kv_len: [130, 0], causal: Some(0), ..PLAIN },
+        );
+    });
+}
+
+#[test]
+fn no_access_to_shared_memory_conflicts() {
+    let emulated = Emulated::new(settings()[0]);
+    for (entry, head_dim) in [
+        ("attention_d32_q64", 32),
+        ("attention_d64_q64", 64),
+        ("attention_d96_q64", 96),
+        ("attention_d128_q64", 128),
+    ] {
+        let report = run(&emulated, Case { entry, head_dim, kv_len: [128, 0], ..PLAIN });
+        assert!(report.counters.iter().any(|c| c.wavefronts > 0));
+        for c in &report.counters {
+            assert_eq!(c.wavefronts, c.ideal_wavefronts, "{entry}: bank conflicts at PTX line {}", c.line);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The codebook kernels in emulation: the index and the margin are those of plain f32, bit for bit.
+
+use crate::emulated::{Emulated, everywhere, settings};
+use crate::support::Random;
+use selftok_kernels_cuda::codebook::{MergeArguments, PartialArguments, Shape, launch};
+use selftok_kernels_cuda::{A100, GpuLimits};
+
+/// The same sums in the same order on the CPU: fused multiply-adds, the first index on ties, and the margin.
+fn reference(x: &[f32], codes: &[f32]) -> (i32, f32) {
+    let norm = x.iter().fold(0.0_f32, |s, &v| v.mul_add(v, s)).sqrt().max(1e-12);
+    let (mut best, mut second, mut index) = (f32::NEG_INFINITY, f32::NEG_INFINITY, 0);
+    for (v, code) in codes.chunks(x.len()).enumerate() {
+        let score = x.iter().zip(code).fold(0.0_f32, |s, (&a, &b)| (a / norm).mul_add(b, s));
+        if score > best {
+            (second, best, index) = (best, score, v as i32);
+        } else {
+            second = second.max(score);
+        }
+    }
+    (index, best - second)
+}
+
+/// The largest of the f64 scores and the next, and where.
+fn exact(x: &[f32], codes: &[f32]) -> (i32, f64) {
+    let norm = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt().max(1e-12);
+    let score =
+        |code: &[f32]| x.iter().zip(code).map(|(&a, &b)| f64::from(a) / norm * f64::from(b)).sum::<f64>();
+    let mut scores: Vec<_> = codes.chunks(x.len()).map(score).zip(0..).collect();
+    scores.sort_by(|a, b| b.0.total_cmp(&a.0));
+    (scores[0].1, scores[0].0 - scores.get(1).map_or(f64::NEG_INFINITY, |s| s.0))
+}
+
+/// Runs both kernels and gives the indices and margins.
+fn run(
+    emulated: &Emulated,
+    limits: &GpuLimits,
+    x: &[f32],
+    codes: &[f32],
+    width: usize,
+) -> (Vec<i32>, Vec<f32>) {
+    let (rows, count) = (x.len() / width, codes.len() / width);
+    let shape = Shape { rows: rows as u64, codes: count as u64, width: width as u64 };
+    let launches = launch(&shape, limits).unwrap();
+    let candidates = emulated.allocate(launches.workspace_bytes as usize);
+    let partial = PartialArguments {
+        x: emulated.upload(x),
+        codes: emulated.upload(codes),
+        candidates,
+        rows: rows as i32,
+        c: width as i32,
+        v: count as i32,
+        x_stride: width as i64,
+        slice_codes: launches.slice_codes as i32,
+        eps: 1e-12,
+    };
+    emulated.launch("codebook", &launches.partial, &partial.pack());
+    let (index, margin) = (emulated.allocate(rows * 4), emulated.allocate(rows * 4));
+    let merge =
+        MergeArguments { candidates, index, margin, rows: rows as i32, slices: launches.slices as i32 };
+    emulated.launch("codebook", &launches.merge, &merge.pack());
+    (emulated.download(index, 0, rows), emulated.download(margin, 0, rows))
+}
+
+fn check(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], width: usize) {
+    let (index, margin) = run(emulated, limits, x, codes, width);
+    for (r, row) in x.chunks(width).enumerate() {
+        let expected = reference(row, codes);
+        assert_eq!(
+            (index[r], margin[r]),
+            expected,
+            "row {r} of {} over {}",
+            x.len() / width,
+            codes.len() / width
+        );
+        // And f32 is enough wherever the margin says so: a score errs by at most a few roundings of |code| < 16.
+        let (best, exact_margin) = exact(row, codes);
+        if exact_margin > 1e-4 {
+            assert_eq!(index[r], best, "row {r}: f32 and f64 differ at a margin of {exact_margin}");
+        }
+    }
+}
+
+#[test]
+fn every_width_and_every_slicing_gives_the_f32_answer() {
+    // One SM makes one slice of many tiles, 108 make a slice of each tile.
+    let one_sm = GpuLimits { sms: 1, ..A100 };
+    everywhere(|emulated| {
+        for (rows, count, width) in [(70, 330, 16), (33, 130, 7), (65, 70, 31), (3, 200, 64), (1, 1, 20)] {
+            let mut random = Random::new((rows * count) as u64);
+            let (x, codes) = (random.floats(rows * width), random.floats(count * width));
+            for limits in [&A100, &one_sm] {
+                check(emulated, limits, &x, &codes, width);
+            }
+        }
+    });
+}
+
+#[test]
+fn of_equal_scores_the_first_wins_and_the_margin_is_zero() {
+    let mut random = Random::new(7);
+    let (rows, count, width) = (64, 300, 16);
+    let mut codes = random.floats(count * width);
+    // The same code four times: twice in one tile, once in another warp's share, once in another slice.
+    for copy in [13, 15, 270] {
+        codes.copy_within(9 * width..10 * width, copy * width);
+    }
+    let x: Vec<f32> = (0..rows).flat_map(|_| codes[9 * width..10 * width].to_vec()).collect();
+    for setting in settings() {
+        let (index, margin) = run(&Emulated::new(setting), &A100, &x, &codes, width);
+        assert!(index.iter().all(|&i| i == 9), "{index:?}");
+        assert!(margin.iter().all(|&m| m == 0.0), "{margin:?}");
+    }
+}
+
+#[test]
+fn a_zero_row_takes_the_first_code_and_a_nan_row_says_so_in_its_margin() {
+    let mut random = Random::new(8);
+    let codes = random.floats(100 * 16);
+    let mut x = random.floats(3 * 16);
+    x[16..32].fill(0.0);
+    x[40] = f32::NAN;
+    let (index, margin) = run(&Emulated::new(settings()[0]), &A100, &x, &codes, 16);
+    assert_eq!((index[0], margin[0]), reference(&x[..16], &codes));
+    assert_eq!((index[1], margin[1]), (0, 0.0));
+    assert!(index[2] == 0 && margin[2].is_nan(), "{} {}", index[2], margin[2]);
+}

@@ -1,0 +1,192 @@
+//! The tensor-core GEMM in emulation, against f64.
+
+use crate::emulated::{Emulated, everywhere, settings};
+use crate::support::{Expected, F32_ROUNDING, Random};
+use half::bf16;
+use ptx_emulator::Report;
+use selftok_kernels_cuda::gemm::{Activation, Arguments, FAMILY};
+use selftok_kernels_cuda::{Float, Launch};
+
+/// One product, and what follows it.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Elements between rows of A and W, a multiple of 8.
+    ld: usize,
+    /// Elements between rows of C and of the residual.
+    ldc: usize,
+    bias: bool,
+    /// `(gate_div, gate_rows)`.
+    gate: Option<(usize, usize)>,
+    residual: bool,
+    activation: Activation,
+}
+
+const fn plain(m: usize, n: usize, k: usize) -> Case {
+    let (ld, ldc) = (k.next_multiple_of(8), n.next_multiple_of(4));
+    Case { m, n, k, ld, ldc, bias: false, gate: None, residual: false, activation: Activation::None }
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::None => x,
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2.0_f64.sqrt())),
+        Activation::Relu => x.max(0.0),
+        Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+    }
+}
+
+/// The error function by its series, good to f64 for |x| < 4 and 1 beyond.
+fn erf(x: f64) -> f64 {
+    if x.abs() >= 4.5 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
+    let Case { m, n, k, ld, ldc, .. } = case;
+    let mut random = Random::new((m * n * k) as u64);
+    // What lies between the rows must not matter.
+    let padded = |mut values: Vec<bf16>| {
+        values.iter_mut().enumerate().filter(|(i, _)| i % ld >= k).for_each(|(_, v)| *v = bf16::NAN);
+        values
+    };
+    let (a, w) = (padded(random.bf16s(m * ld)), padded(random.bf16s(n * ld)));
+    let (bias, residual) = (random.floats(n), random.bf16s(m * ldc));
+    let (gate_div, gate_rows) = case.gate.unwrap_or((1, 1));
+    let gate = random.floats(gate_rows * ldc);
+
+    let optional = |present: bool, values: &[f32]| if present { emulated.upload(values) } else { 0 };
+    let residual_at = match output {
+        _ if !case.residual => 0,
+        Float::F32 => emulated.upload(&residual.iter().map(|r| r.to_f32()).collect::<Vec<_>>()),
+        Float::Bf16 => emulated.upload(&residual),
+    };
+    let c = emulated.allocate(m * ldc * if output == Float::F32 { 4 } else { 2 });
+    let arguments = Arguments {
+        a: emulated.upload(&a),
+        w: emulated.upload(&w),
+        c,
+        bias: optional(case.bias, &bias),
+        gate: optional(case.gate.is_some(), &gate),
+        residual: residual_at,
+        m: m as i32,
+        n: n as i32,
+        k: k as i32,
+        lda: ld as i64,
+        ldw: ld as i64,
+        ldc: ldc as i64,
+        ldr: ldc as i64,
+        ldg: ldc as i64,
+        gate_div: gate_div as i32,
+        gate_rows: gate_rows as i32,
+        activation: case.activation as i32,
+    };
+    let entry = match (tile, output) {
+        (128, Float::F32) => "gemm_bf16_f32_128x128x32",
+        (128, Float::Bf16) => "gemm_bf16_bf16_128x128x32",
+        (_, Float::F32) => "gemm_bf16_f32_64x64x32",
+        (_, Float::Bf16) => "gemm_bf16_bf16_64x64x32",
+    };
+    let blocks = (m.div_ceil(tile) * n.div_ceil(tile)) as u32;
+    let shared_bytes = FAMILY.entry(entry).unwrap().dynamic_shared;
+    let launch = Launch { entry, grid: [blocks, 1, 1], block: [128, 1, 1], shared_bytes };
+    let report = emulated.launch("gemm", &launch, &arguments.pack());
+
+    for i in 0..m {
+        let got: Vec<f32> = match output {
+            Float::F32 => emulated.download(c, i * ldc, n),
+            Float::Bf16 => emulated.download::<bf16>(c, i * ldc, n).iter().map(|y| y.to_f32()).collect(),
+        };
+        for j in 0..n {
+            let products = (0..k).map(|x| a[i * ld + x].to_f64() * w[j * ld + x].to_f64());
+            let (mut sum, mut magnitude) = products.fold((0.0, 0.0), |(s, t), p| (s + p, t + p.abs()));
+            if case.bias {
+                sum += f64::from(bias[j]);
+                magnitude += f64::from(bias[j]).abs();
+            }
+            // Each of k/8 partial sums may lose a unit of the largest; no activation is steeper than 1.13.
+            let mut value = activate(case.activation, sum);
+            let mut tolerance = 2.5 * F32_ROUNDING * magnitude * (4.0 + k as f64 / 8.0);
+            if case.activation != Activation::None {
+                tolerance += 16.0 * F32_ROUNDING * (1.0 + sum.abs());
+            }
+            if case.gate.is_some() {
+                let gate = f64::from(gate[i / gate_div % gate_rows * ldc + j]);
+                value *= gate;
+                tolerance *= gate.abs();
+            }
+            if case.residual {
+                value += residual[i * ldc + j].to_f64();
+            }
+            tolerance += 4.0 * F32_ROUNDING * value.abs();
+            let expected = Expected { value, tolerance };
+            let expected = if output == Float::Bf16 { expected.stored_as_bf16() } else { expected };
+            expected.check(got[j].into(), || format!("{case:?} tile {tile} row {i} column {j}"));
+        }
+    }
+    report
+}
+
+#[test]
+fn whole_tiles_and_remainders_in_every_dimension() {
+    everywhere(|emulated| {
+        for case in
+            [plain(64, 64, 64), plain(70, 50, 40), plain(1, 3, 3), plain(65, 129, 136), plain(64, 64, 8)]
+        {
+            run(emulated, 64, Float::F32, case);
+        }
+        for case in [plain(128, 128, 96), plain(130, 140, 72), plain(5, 7, 3)] {
+            run(emulated, 128, Float::F32, case);
+        }
+    });
+}
+
+#[test]
+fn bias_activation_gate_and_residual_follow_the_sum() {
+    use Activation::{GeluErf, GeluTanh, None, QuickGelu, Relu, Silu};
+    everywhere(|emulated| {
+        for activation in [None, Silu, GeluTanh, GeluErf, Relu, QuickGelu] {
+            let case =
+                Case { bias: true, gate: Some((7, 3)), residual: true, activation, ..plain(70, 50, 40) };
+            run(emulated, 64, Float::F32, case);
+            run(emulated, 64, Float::Bf16, case);
+        }
+        let odd = Case { ldc: 143, gate: Some((10, 13)), ..plain(130, 142, 40) };
+        run(emulated, 128, Float::F32, odd);
+        run(emulated, 128, Float::Bf16, Case { residual: true, ..odd });
+    });
+}
+
+#[test]
+fn a_grid_of_more_than_one_band_covers_every_tile() {
+    everywhere(|emulated| {
+        run(emulated, 64, Float::F32, plain(600, 130, 8));
+    });
+}
+
+#[test]
+fn no_access_to_shared_memory_conflicts_and_no_sector_is_half_used() {
+    let emulated = Emulated::new(settings()[0]);
+    for (tile, case) in [(64, plain(64, 128, 128)), (128, plain(128, 256, 128))] {
+        let report = run(&emulated, tile, Float::F32, case);
+        let total = |f: fn(&ptx_emulator::Counter) -> u64| report.counters.iter().map(f).sum::<u64>();
+        assert!(total(|c| c.wavefronts) > 0 && total(|c| c.sectors) > 0);
+        for c in &report.counters {
+            assert_eq!(c.wavefronts, c.ideal_wavefronts, "bank conflicts at PTX line {}", c.line);
+            assert_eq!(c.sectors, c.ideal_sectors, "part-filled sectors at PTX line {}", c.line);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The layer norm kernels in emulation, against f64.
+
+use crate::emulated::{Emulated, everywhere};
+use crate::support::{Expected, F32_ROUNDING, Random};
+use half::bf16;
+use selftok_kernels_cuda::Float;
+use selftok_kernels_cuda::layer_norm::{Arguments, Shape, launch};
+
+/// One call: a shape, and which of the optional operands it has.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    rows: usize,
+    cols: usize,
+    /// Elements between rows beyond `cols`.
+    gap: usize,
+    rms: bool,
+    affine: bool,
+    /// `(modulation_div, modulation_rows)`.
+    modulation: Option<(usize, usize)>,
+}
+
+const EPS: f64 = 1e-6;
+
+/// The value and its tolerance: a few f32 roundings of the largest term, and 1/sqrt by its approximation.
+fn expected(row: &[f32], j: usize, rms: bool, affine: (f64, f64), modulation: (f64, f64)) -> Expected {
+    let n = row.len() as f64;
+    let mean = if rms { 0.0 } else { row.iter().map(|&x| f64::from(x)).sum::<f64>() / n };
+    let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+    let deviation = (variance + EPS).sqrt();
+    let normal = (f64::from(row[j]) - mean) / deviation;
+    let value = (normal * affine.0 + affine.1) * (1.0 + modulation.0) + modulation.1;
+    let largest = row.iter().fold(0.0_f64, |m, &x| m.max(f64::from(x).abs())) / deviation;
+    let terms = ((normal.abs() + largest) * affine.0.abs() + affine.1.abs()) * (1.0 + modulation.0.abs());
+    Expected { value, tolerance: 16.0 * F32_ROUNDING * (terms + modulation.1.abs()) }
+}
+
+fn run(emulated: &Emulated, case: Case, input: Float, output: Float) {
+    let Case { rows, cols, gap, .. } = case;
+    let mut random = Random::new((rows * cols) as u64);
+    let stride = cols + gap;
+    let x: Vec<f32> = random.floats(rows * stride).iter().map(|x| bf16::from_f32(x + 1.0).to_f32()).collect();
+    let (weight, bias) = (random.floats(cols), random.floats(cols));
+    let (div, modulation_rows) = case.modulation.unwrap_or((1, 1));
+    let (scale, shift) = (random.floats(modulation_rows * cols), random.floats(modulation_rows * cols));
+
+    let x_at = match input {
+        Float::F32 => emulated.upload(&x),
+        Float::Bf16 => emulated.upload(&x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>()),
+    };
+    let y_at = emulated.allocate(rows * stride * if output == Float::F32 { 4 } else { 2 });
+    let optional = |present: bool, values: &[f32]| if present { emulated.upload(values) } else { 0 };
+    let shape = Shape { rows: rows as u64, cols: cols as u64, input, output };
+    let arguments = Arguments {
+        x: x_at,
+        y: y_at,
+        weight: optional(case.affine, &weight),
+        bias: optional(case.affine, &bias),
+        scale: optional(case.modulation.is_some(), &scale),
+        shift: optional(case.modulation.is_some(), &shift),
+        rows: rows as i32,
+        cols: cols as i32,
+        x_stride: stride as i64,
+        y_stride: stride as i64,
+        modulation_div: div as i32,
+        modulation_rows: modulation_rows as i32,
+        modulation_stride: cols as i64,
+        eps: EPS as f32,
+        rms: i32::from(case.rms),
+    };
+    emulated.launch("layer_norm", &launch(&shape).unwrap(), &arguments.pack());
+
+    for r in 0..rows {
+        let row = &x[r * stride..][..cols];
+        let m = r / div % modulation_rows;
+        let got: Vec<f32> = match output {
+            Float::F32 => emulated.download(y_at, r * stride, cols),
+            Float::Bf16 => {
+                emulated.download::<bf16>(y_at, r * stride, cols).iter().map(|y| y.to_f32()).collect()
+            }
+        };
+        for j in 0..cols {
+            let affine = if case.affine { (weight[j].into(), bias[j].into()) } else { (1.0, 0.0) };
+            let modulation = case
+                .modulation
+                .map_or((0.0, 0.0), |_| (scale[m * cols + j].into(), shift[m * cols + j].into()));
+            let expected = expected(row, j, case.rms, affine, modulation);
+            let expected = if output == Float::Bf16 { expected.stored_as_bf16() } else { expected };
+            expected.check(got[j].into(), || format!("{case:?} row {r} column {j}"));
+        }
+    }
+}
+
+const PLAIN: Case = Case { rows: 5, cols: 64, gap: 0, rms: false, affine: false, modulation: None };
+
+#[test]
+fn rows_of_every_width_are_normalised() {
+    everywhere(|emulated| {
+        // A lone element, a tail, one warp's registers full, one more, a block's registers full, and beyond.
+        for cols in [1, 3, 16, 512, 513, 516, 2048, 2052] {
+            for rms in [false, true] {
+                run(emulated, Case { cols, rms, gap: cols % 4, ..PLAIN }, Float::F32, Float::F32);
+            }
+        }
+    });
+}
+
+#[test]
+fn affine_weights_and_modulation_are_applied() {
+    everywhere(|emulated| {
+        for (div, rows) in [(1, 9), (3, 3), (9, 1), (2, 2)] {
+            let case = Case { rows: 9, affine: true, modulation: Some((div, rows)), ..PLAIN };
+            run(emulated, case, Float::F32, Float::F32);
+            run(emulated, Case { cols: 1000, rms: true, ..case }, Float::F32, Float::Bf16);
+        }
+    });
+}
+
+#[test]
+fn bf16_rows_are_read_and_written() {
+    everywhere(|emulated| {
+        for cols in [60, 61, 768] {
+            let case = Case { cols, affine: true, gap: 8 - cols % 4, ..PLAIN };
+            run(emulated, case, Float::Bf16, Float::Bf16);
+            run(emulated, case, Float::Bf16, Float::F32);
+        }
+    });
+}

@@ -1,0 +1,297 @@
+//! Who touched each word last: the shadow by which races are judged.
+//!
+//! A cell stands for four bytes and remembers the last write and two reads that nothing has ordered yet, each as an
+//! [`Epoch`] with the bytes it covered. More than two unordered readers forget the oldest: a race may then go unseen
+//! at this word, but nothing is ever reported that is not one.
+
+use super::clock::WarpClock;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+/// Counts stop here.
+pub const MAX_CLOCK: u32 = (1 << 27) - 1;
+/// Blocks are told apart up to this number.
+pub const MAX_BLOCK: u32 = (1 << 22) - 1;
+
+/// One access, packed: count 27 bits, block 22, warp 5, lane 5, strong 1, bytes touched 4. Zero is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// An access by a lane, without its bytes.
+    #[inline(always)]
+    pub fn new(block: u32, warp: u32, lane: u32, count: u32, strong: bool) -> Epoch {
+        Epoch(
+            u64::from(count)
+                | u64::from(block & MAX_BLOCK) << 27
+                | u64::from(warp) << 49
+                | u64::from(lane) << 54
+                | u64::from(strong) << 59,
+        )
+    }
+
+    /// The warp's count at the time.
+    #[inline(always)]
+    pub fn count(self) -> u32 {
+        self.0 as u32 & MAX_CLOCK
+    }
+
+    /// Linear block of the grid.
+    #[inline(always)]
+    pub fn block(self) -> u32 {
+        (self.0 >> 27) as u32 & MAX_BLOCK
+    }
+
+    /// Warp of the block.
+    #[inline(always)]
+    pub fn warp(self) -> u32 {
+        (self.0 >> 49) as u32 & 31
+    }
+
+    /// Lane of the warp.
+    #[inline(always)]
+    pub fn lane(self) -> u32 {
+        (self.0 >> 54) as u32 & 31
+    }
+
+    #[inline(always)]
+    fn strong(self) -> bool {
+        self.0 >> 59 & 1 != 0
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> u64 {
+        self.0 >> 60
+    }
+
+    #[inline(always)]
+    fn with_bytes(self, mask: u64) -> Epoch {
+        Epoch(self.0 | mask << 60)
+    }
+
+    /// Same warp at the same count.
+    #[inline(always)]
+    fn same_warp_and_count(self, other: Epoch) -> bool {
+        (self.0 ^ other.0) & ((1 << 54) - 1) == 0
+    }
+
+    /// Same warp of the same block.
+    #[inline(always)]
+    pub fn same_warp(self, other: Epoch) -> bool {
+        (self.0 ^ other.0) & (((1 << 54) - 1) ^ u64::from(MAX_CLOCK)) == 0
+    }
+}
+
+/// The accesses remembered of four bytes: a write and two reads.
+pub type Cell = [u64; 3];
+
+/// What judging needs to know of the one who accesses.
+#[derive(Clone, Copy)]
+pub struct Judge<'a> {
+    /// Clock of the warp.
+    pub clock: &'a WarpClock,
+    /// Whether lanes of one warp are held against each other.
+    pub lanes: bool,
+    /// Whether warps are.
+    pub warps: bool,
+}
+
+impl Judge<'_> {
+    #[inline(always)]
+    fn ordered(&self, earlier: Epoch, me: Epoch) -> bool {
+        if earlier.same_warp(me) {
+            // Within a warp: one's own program order, or a synchronisation since.
+            !self.lanes || earlier.lane() == me.lane() || earlier.count() < me.count()
+        } else {
+            !self.warps || self.clock.knows(earlier.block(), earlier.warp(), earlier.count())
+        }
+    }
+
+    /// Enters an access to the bytes of `mask` into a cell; returns the earlier access that it races with.
+    #[inline(always)]
+    pub fn enter(&self, cell: &mut Cell, me: Epoch, mask: u64, write: bool) -> Option<Epoch> {
+        let mut found = None;
+        let against =
+            |e: Epoch| e.bytes() & mask != 0 && !(e.strong() && me.strong()) && !self.ordered(e, me);
+        let last = Epoch(cell[0]);
+        if last.0 != 0 && against(last) {
+            found = Some(last);
+        }
+        if write {
+            for read in [cell[1], cell[2]] {
+                if read != 0 && against(Epoch(read)) {
+                    found = Some(Epoch(read));
+                }
+            }
+            let kept =
+                if last.same_warp_and_count(me) && last.strong() == me.strong() { last.bytes() } else { 0 };
+            // A partial write keeps the readers of the other bytes.
+            *cell = [
+                me.with_bytes(mask | kept).0,
+                if Epoch(cell[1]).bytes() & !mask != 0 { cell[1] } else { 0 },
+                if Epoch(cell[2]).bytes() & !mask != 0 { cell[2] } else { 0 },
+            ];
+        } else {
+            let slot = |c: u64| c == 0 || (Epoch(c).same_warp(me)) || self.ordered(Epoch(c), me);
+            let k = if slot(cell[1]) { 1 } else { 2 };
+            let old = Epoch(cell[k]);
+            let kept = if old.0 != 0 && old.same_warp_and_count(me) { old.bytes() } else { 0 };
+            cell[k] = me.with_bytes(mask | kept).0;
+        }
+        found
+    }
+}
+
+/// Bytes that one page of global shadow stands for.
+const PAGE: usize = 4096;
+type Page = [[AtomicU64; 3]; PAGE / 4];
+
+/// The shadow of one allocation during one launch; pages appear when touched.
+#[derive(Debug)]
+pub struct AllocationShadow {
+    pages: Box<[AtomicPtr<Page>]>,
+}
+
+impl AllocationShadow {
+    fn new(bytes: u64) -> AllocationShadow {
+        let n = (bytes as usize).div_ceil(PAGE);
+        AllocationShadow { pages: (0..n).map(|_| AtomicPtr::default()).collect() }
+    }
+
+    fn page(&self, index: usize) -> &Page {
+        let slot = &self.pages[index];
+        let mut p = slot.load(Ordering::Acquire);
+        if p.is_null() {
+            let new: Box<Page> = Box::new([const { [const { AtomicU64::new(0) }; 3] }; PAGE / 4]);
+            let new = Box::into_raw(new);
+            match slot.compare_exchange(p, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => p = new,
+                Err(other) => {
+                    // SAFETY: `new` came from `into_raw` above and was not shared.
+                    drop(unsafe { Box::from_raw(new) });
+                    p = other;
+                }
+            }
+        }
+        // SAFETY: non-null pointers in `pages` come from `Box::into_raw` and live until drop.
+        unsafe { &*p }
+    }
+
+    /// Enters an access of `size` bytes at `offset`; returns what it races with.
+    #[inline]
+    pub fn enter(&self, judge: &Judge, me: Epoch, offset: u64, size: u32, write: bool) -> Option<Epoch> {
+        let mut found = None;
+        let end = offset + u64::from(size);
+        let mut at = offset & !3;
+        while at < end {
+            let mask = byte_mask(at, offset, end);
+            let cells = &self.page(at as usize / PAGE)[at as usize % PAGE / 4];
+            let before: Cell = std::array::from_fn(|k| cells[k].load(Ordering::Relaxed));
+            let mut cell = before;
+            found = judge.enter(&mut cell, me, mask, write).or(found);
+            for k in 0..3 {
+                if cell[k] != before[k] {
+                    cells[k].store(cell[k], Ordering::Relaxed);
+                }
+            }
+            at += 4;
+        }
+        found
+    }
+}
+
+impl Drop for AllocationShadow {
+    fn drop(&mut self) {
+        for p in &mut self.pages {
+            let p = *p.get_mut();
+            if !p.is_null() {
+                // SAFETY: as in `page`: from `Box::into_raw`, freed once.
+                drop(unsafe { Box::from_raw(p) });
+            }
+        }
+    }
+}
+
+/// Which of the four bytes at `at` the range `[start, end)` covers.
+#[inline(always)]
+pub fn byte_mask(at: u64, start: u64, end: u64) -> u64 {
+    let low = start.saturating_sub(at);
+    let high = (end - at).min(4);
+    (0xF >> (4 - high)) & (0xF << low)
+}
+
+/// The shadow of all device memory during one launch, and what was published at its addresses.
+#[derive(Debug, Default)]
+pub struct GlobalShadow {
+    allocations: RwLock<HashMap<u64, Arc<AllocationShadow>>>,
+    published: Mutex<HashMap<u64, Published>>,
+}
+
+/// What was published at an address: to all, and to each block.
+#[derive(Debug, Default, Clone)]
+pub struct Published {
+    device: Option<Arc<super::clock::Known>>,
+    block: Option<(u32, Arc<super::clock::Known>)>,
+}
+
+impl Published {
+    /// Adds a clock; `replace` when an ordinary store starts anew, false for a read-modify-write.
+    pub fn publish(&mut self, clock: &WarpClock, release: Option<crate::types::Scope>, replace: bool) {
+        use crate::types::Scope;
+        if replace {
+            *self = Published::default();
+        }
+        let (mut device, mut block) = (clock.ready[1].clone(), clock.ready[0].clone());
+        match release {
+            Some(Scope::Cta) => block = Some(Arc::new(clock.publish())),
+            Some(_) => device = Some(Arc::new(clock.publish())),
+            None => {}
+        }
+        if let Some(d) = device {
+            self.device = Some(join(self.device.take(), d));
+        }
+        if let Some(b) = block {
+            let old = self.block.take().filter(|(owner, _)| *owner == clock.block).map(|(_, k)| k);
+            self.block = Some((clock.block, join(old, b)));
+        }
+    }
+
+    /// What a reader in `block` finds.
+    pub fn seen_by(&self, block: u32) -> impl Iterator<Item = Arc<super::clock::Known>> + '_ {
+        let own = self.block.iter().filter(move |(b, _)| *b == block).map(|(_, k)| k.clone());
+        self.device.iter().cloned().chain(own)
+    }
+
+    /// Whether nothing is published here.
+    pub fn is_empty(&self) -> bool {
+        self.device.is_none() && self.block.is_none()
+    }
+}
+
+fn join(old: Option<Arc<super::clock::Known>>, new: Arc<super::clock::Known>) -> Arc<super::clock::Known> {
+    match old {
+        None => new,
+        Some(old) if Arc::ptr_eq(&old, &new) => old,
+        Some(mut old) => {
+            super::clock::merge(Arc::make_mut(&mut old), &new);
+            old
+        }
+    }
+}
+
+impl GlobalShadow {
+    /// The shadow of an allocation.
+    pub fn of(&self, base: u64, bytes: u64) -> Arc<AllocationShadow> {
+        if let Some(s) = self.allocations.read().unwrap_or_else(|e| e.into_inner()).get(&base) {
+            return s.clone();
+        }
+        let mut all = self.allocations.write().unwrap_or_else(|e| e.into_inner());
+        all.entry(base).or_insert_with(|| Arc::new(AllocationShadow::new(bytes))).clone()
+    }
+
+    /// What is published at addresses of device memory.
+    pub fn published(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Published>> {
+        self.published.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
