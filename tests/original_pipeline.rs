@@ -6,46 +6,34 @@ mod selftok_configs;
 use selftok::{Picture, Selftok, Tokens};
 use selftok_configs::TINY;
 use selftok_workspace::{Array, Golden, assert_close, path};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
+use tempfile::TempDir;
 
 fn golden(file: &str) -> PathBuf {
     path("tests/golden/selftok").join(file)
 }
 
-/// A model folder that lives as long as this.
-struct Folder(PathBuf);
-
-impl Folder {
-    /// The tiny model with its renderer from this golden file.
-    fn with_renderer(file: &str) -> Folder {
-        let extension = Path::new(file).extension().and_then(|e| e.to_str()).expect("an extension");
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let name = format!("selftok-original-pipeline-{process}-{count}");
-        let folder = Folder(std::env::temp_dir().join(name));
-        std::fs::create_dir_all(folder.0.join("vae")).unwrap();
-        let copy = |from: &str, to: &str| {
-            std::fs::copy(golden(from), folder.0.join(to)).unwrap_or_else(|error| panic!("{from}: {error}"));
-        };
-        copy("tiny_tokenizer.weights.safetensors", "tokenizer.safetensors");
-        copy(file, &format!("renderer.{extension}"));
-        for part in ["config.json", "diffusion_pytorch_model.safetensors"] {
-            copy(&format!("tiny_vae/vae/{part}"), &format!("vae/{part}"));
-        }
-        std::fs::write(folder.0.join("config.json"), TINY).unwrap();
-        folder
+/// A model folder of the tiny weights with the renderer of this golden file.
+fn folder(renderer: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("vae")).unwrap();
+    let copy = |from: &str, to: &str| {
+        let to = folder.path().join(to);
+        std::fs::copy(golden(from), to).unwrap_or_else(|error| panic!("{from}: {error}"));
+    };
+    let (_, extension) = renderer.rsplit_once('.').expect("an extension");
+    copy("tiny_tokenizer.weights.safetensors", "tokenizer.safetensors");
+    copy(renderer, &format!("renderer.{extension}"));
+    for part in ["config.json", "diffusion_pytorch_model.safetensors"] {
+        copy(&format!("tiny_vae/vae/{part}"), &format!("vae/{part}"));
     }
-
-    fn open(&self) -> Selftok {
-        Selftok::open(&self.0).unwrap_or_else(|error| panic!("{error}"))
-    }
+    std::fs::write(folder.path().join("config.json"), TINY).unwrap();
+    folder
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// The model in it; what is open of its files stays mapped when the folder goes.
+fn open(renderer: &str) -> Selftok {
+    Selftok::open(folder(renderer).path()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn tokens() -> Tokens {
@@ -63,8 +51,8 @@ fn within_a_level(found: &[Picture], file: &str) {
 
 #[test]
 fn a_picture_file_becomes_the_originals_latent_and_ids() {
-    let folder = Folder::with_renderer("tiny_renderer.weights.safetensors");
-    let (selftok, io) = (folder.open(), Golden::open("tests/golden/selftok/pipe.io.safetensors"));
+    let (selftok, io) =
+        (open("tiny_renderer.weights.safetensors"), Golden::open("tests/golden/selftok/pipe.io.safetensors"));
     let pixels: Vec<f32> = io.get("pre.tensor").data.iter().map(|&x| x as f32).collect();
     let expected = io.get("fp32.encoder_latent");
     let latent = Array::from_f32(&expected.shape, &selftok.to_latents(&pixels).unwrap());
@@ -75,8 +63,8 @@ fn a_picture_file_becomes_the_originals_latent_and_ids() {
 
 #[test]
 fn diffusion_from_the_originals_seed_draws_its_picture() {
-    let folder = Folder::with_renderer("tiny_renderer.weights.safetensors");
-    let (selftok, io) = (folder.open(), Golden::open("tests/golden/selftok/pipe.io.safetensors"));
+    let (selftok, io) =
+        (open("tiny_renderer.weights.safetensors"), Golden::open("tests/golden/selftok/pipe.io.safetensors"));
     let tokens = tokens();
     let expected = io.get("fp32.sampled_latent");
     let latent = selftok.decode(&tokens).seed(1234).latents().unwrap();
@@ -87,7 +75,6 @@ fn diffusion_from_the_originals_seed_draws_its_picture() {
 #[test]
 fn the_renderer_draws_the_originals_picture_from_either_file_format() {
     for file in ["tiny_renderer.weights.safetensors", "tiny_renderer.pth"] {
-        let folder = Folder::with_renderer(file);
-        within_a_level(&folder.open().render(&tokens()).unwrap(), "pipe_renderer_fp32.png");
+        within_a_level(&open(file).render(&tokens()).unwrap(), "pipe_renderer_fp32.png");
     }
 }
