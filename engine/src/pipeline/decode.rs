@@ -8,22 +8,24 @@ use crate::{Error, Picture, Tokens};
 
 /// A diffusion about to run; made by [`Selftok::decode`].
 #[must_use = "nothing is decoded before `run`"]
-pub struct Decode<'a> {
+pub struct Decode<'a, 'c> {
     selftok: &'a Selftok,
     tokens: &'a Tokens,
     steps: usize,
     seed: u64,
     prefix: Option<usize>,
     noise: Option<&'a [f32]>,
-    control: Control<'a>,
+    control: Control<'c>,
 }
 
-impl<'a> Decode<'a> {
+impl<'a> Decode<'a, 'static> {
     pub(super) fn new(selftok: &'a Selftok, tokens: &'a Tokens) -> Self {
         let control = Control::default();
         Decode { selftok, tokens, steps: 50, seed: 0, prefix: None, noise: None, control }
     }
+}
 
+impl<'a, 'c> Decode<'a, 'c> {
     /// Number of Euler steps, from 1 to 1000; 50 where not set.
     pub fn steps(mut self, steps: usize) -> Self {
         self.steps = steps;
@@ -50,9 +52,9 @@ impl<'a> Decode<'a> {
     }
 
     /// Watches the job.
-    pub fn control(mut self, control: Control<'a>) -> Self {
-        self.control = control;
-        self
+    pub fn control<'d>(self, control: Control<'d>) -> Decode<'a, 'd> {
+        let Decode { selftok, tokens, steps, seed, prefix, noise, control: _ } = self;
+        Decode { selftok, tokens, steps, seed, prefix, noise, control }
     }
 
     /// The pictures.
@@ -76,7 +78,7 @@ impl<'a> Decode<'a> {
         Ok(self.sample(false)?.0)
     }
 
-    fn sample(self, pictures: bool) -> Result<(Vec<f32>, Counter<'a>), Error> {
+    fn sample(self, pictures: bool) -> Result<(Vec<f32>, Counter<'c>), Error> {
         let Decode { selftok, tokens, steps, seed, prefix, noise, control } = self;
         let config = selftok.config();
         let schedule = TokenSchedule::new(selftok.files.tokens_per_stage()?)?;

@@ -244,7 +244,7 @@ impl Selftok {
     }
 
     /// Decodes tokens by diffusion: choose steps, seed and prefix, then `run`.
-    pub fn decode<'a>(&'a self, tokens: &'a Tokens) -> Decode<'a> {
+    pub fn decode<'a>(&'a self, tokens: &'a Tokens) -> Decode<'a, 'static> {
         Decode::new(self, tokens)
     }
 
