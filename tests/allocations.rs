@@ -105,10 +105,9 @@ fn no_run_of_the_small_model_allocates() {
         let plan = compile(&program, &device.target()).unwrap();
         let weights = Weights::open(path("models/mini").join(weights)).unwrap();
         let exe = Executable::bind(plan, Arc::new(weights), &device).unwrap();
-        // All that it may need is in the session from the start, and that is what the plan says, within 1 %: the plan
-        // counts the step with the largest working space, the session the largest shared and the largest private part.
+        // All that it may need is in the session from the start, and that is no more than the plan says.
         let (held, planned) = (exe.footprint().session, exe.plan().session_bytes());
-        assert!(100 * held <= 101 * planned, "{}: {held} bytes held, {planned} planned", exe.plan().name);
+        assert!(held <= planned, "{}: {held} bytes held, {planned} planned", exe.plan().name);
         exe
     };
     let autoencoder = "vae/diffusion_pytorch_model.safetensors";
