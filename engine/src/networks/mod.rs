@@ -4,10 +4,12 @@
 //! first met; the latest few stay bound. A new kind of network is one row of [`REGISTRY`] and an [`Architecture`].
 
 mod architecture;
+mod clip;
 mod error;
 mod runner;
 mod selftok;
 mod tensors;
+mod vision;
 
 pub use architecture::{Architecture, Entry};
 pub use error::NetworkError;
@@ -49,7 +51,14 @@ impl Folder<'_> {
 pub type Open = fn(&Folder<'_>) -> Result<Box<dyn Architecture>, Error>;
 
 /// The kinds of network, by what `model_type` (Hugging Face) or `_class_name` (diffusers) says.
-pub const REGISTRY: &[(&str, Open)] = &[("selftok", selftok::open)];
+pub const REGISTRY: &[(&str, Open)] = &[
+    ("clip", clip::open),
+    ("clip_text_model", clip::open_text),
+    ("clip_vision_model", clip::open_vision),
+    ("dinov2", vision::open_dinov2),
+    ("selftok", selftok::open),
+    ("vit", vision::open_vit),
+];
 
 /// An open network on a device. `Send + Sync`; runs of one set of shapes follow one another.
 pub struct Network {
