@@ -39,15 +39,14 @@ def randomise(model):
 
 def published_names(model, state):
     """Newer versions of the library rename modules when a file is read; the published files keep the first names."""
-    renamed = {}
-    gates = {}
+    renamed, gates = {}, {}
     for name, tensor in state.items():
-        if isinstance(model, (transformers.ViTModel, transformers.ViTForImageClassification, transformers.Dinov2Model)):
+        if isinstance(model, (transformers.ViTModel, transformers.Dinov2Model)):
             name = name.replace(".attention.q_proj", ".attention.attention.query")
             name = name.replace(".attention.k_proj", ".attention.attention.key")
             name = name.replace(".attention.v_proj", ".attention.attention.value")
             name = name.replace(".attention.o_proj", ".attention.output.dense")
-        if isinstance(model, (transformers.ViTModel, transformers.ViTForImageClassification)):
+        if isinstance(model, transformers.ViTModel):
             name = name.replace(".mlp.fc1", ".intermediate.dense").replace(".mlp.fc2", ".output.dense")
             if "encoder." not in name:
                 name = name.replace("layers.", "encoder.layer.")
@@ -62,14 +61,14 @@ def published_names(model, state):
     return renamed
 
 
-
-def save(case, model, inputs, results, config=None):
+def save(case, model, inputs, results):
     folder = ROOT / case
     folder.mkdir(parents=True, exist_ok=True)
-    config = config or model.config.to_dict()
+    config = model.config.to_dict()
     (folder / "config.json").write_text(json.dumps(config, indent=1, default=str))
     (folder / "case.json").write_text("{}")
-    state = {k: v.contiguous().clone() for k, v in published_names(model, model.state_dict()).items() if "position_ids" not in k}
+    state = published_names(model, model.state_dict())
+    state = {k: v.contiguous().clone() for k, v in state.items() if "position_ids" not in k}
     if isinstance(model, (transformers.CLIPVisionModel, transformers.CLIPTextModel)):
         tower = "vision_model." if isinstance(model, transformers.CLIPVisionModel) else "text_model."
         state = {k if k.startswith(tower) else tower + k: v for k, v in state.items()}
@@ -118,9 +117,12 @@ def clip_vision(cls, **options):
 
 
 CASES = {
-    # Gated MLP, no biases of q, k, v, another nonlinearity.
+    # Gated MLP, no biases of q, k, v.
     "dinov2.swiglu": lambda case: vision(
-        case, dinov2(use_swiglu_ffn=True, qkv_bias=False, patch_size=7, image_size=28, mlp_ratio=3), (1, 3, 28, 28), [HIDDEN, POOLED]
+        case,
+        dinov2(use_swiglu_ffn=True, qkv_bias=False, patch_size=7, image_size=28, mlp_ratio=3),
+        (1, 3, 28, 28),
+        [HIDDEN, POOLED],
     ),
     # More patches than the table has, not square, and pixels beyond the last whole patch.
     "dinov2.larger": lambda case: vision(
@@ -134,24 +136,35 @@ CASES = {
         case, vit(pooler=False, qkv_bias=False, hidden_act="relu"), (1, 3, 16, 16), [HIDDEN]
     ),
     "vit.larger": lambda case: vision(
-        case, vit(hidden_act="gelu_pytorch_tanh", num_channels=1, layer_norm_eps=1e-5), (2, 1, 24, 20), [HIDDEN, POOLED],
+        case,
+        vit(hidden_act="gelu_pytorch_tanh", num_channels=1, layer_norm_eps=1e-5),
+        (2, 1, 24, 20),
+        [HIDDEN, POOLED],
         interpolate_pos_encoding=True,
     ),
     "clip_vision.bare": lambda case: vision(
         case, clip_vision(transformers.CLIPVisionModel, hidden_act="gelu"), (2, 3, 24, 24), [HIDDEN, POOLED]
     ),
     "clip_vision.larger": lambda case: vision(
-        case, clip_vision(transformers.CLIPVisionModelWithProjection), (1, 3, 40, 32), [HIDDEN, "image_embeds"],
+        case,
+        clip_vision(transformers.CLIPVisionModelWithProjection),
+        (1, 3, 40, 32),
+        [HIDDEN, "image_embeds"],
         interpolate_pos_encoding=True,
     ),
     # The first id that ends a text, among several; a short text; no such id.
     "clip_text.first_eos": lambda case: text(
-        case, clip_text(transformers.CLIPTextModelWithProjection, eos_token_id=58, hidden_act="gelu"),
-        [[57, 3, 58, 58, 59, 1, 2], [57, 4, 5, 6, 7, 8, 9], [57, 1, 2, 3, 4, 5, 58]], [HIDDEN, "text_embeds"],
+        case,
+        clip_text(transformers.CLIPTextModelWithProjection, eos_token_id=58, hidden_act="gelu"),
+        [[57, 3, 58, 58, 59, 1, 2], [57, 4, 5, 6, 7, 8, 9], [57, 1, 2, 3, 4, 5, 58]],
+        [HIDDEN, "text_embeds"],
     ),
     # As the first released models: 2 stands for the highest id.
     "clip_text.highest": lambda case: text(
-        case, clip_text(transformers.CLIPTextModel, eos_token_id=2), [[57, 2, 9, 59, 1], [57, 59, 2, 59, 4]], [HIDDEN, POOLED]
+        case,
+        clip_text(transformers.CLIPTextModel, eos_token_id=2),
+        [[57, 2, 9, 59, 1], [57, 59, 2, 59, 4]],
+        [HIDDEN, POOLED],
     ),
 }
 

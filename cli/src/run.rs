@@ -15,9 +15,11 @@ use std::time::Instant;
 /// Errors: see the engine's; nothing is written then.
 pub fn run(common: &args::Common, args: args::Run) -> Result<()> {
     let started = Instant::now();
-    for (given, option) in
-        [(!common.model.is_empty(), "--model"), (common.config.is_some(), "--config"), (common.vae.is_some(), "--vae")]
-    {
+    for (given, option) in [
+        (!common.model.is_empty(), "--model"),
+        (common.config.is_some(), "--config"),
+        (common.vae.is_some(), "--vae"),
+    ] {
         if given {
             return Err(Usage(format!("{option} has no say in `run`: the folder named is the model")).into());
         }

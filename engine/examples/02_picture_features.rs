@@ -20,8 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let network = networks::open(&folder, &Device::auto()?)?; // checks every tensor; compiles nothing yet
     println!("{}: {}", folder.display(), network.signature());
 
-    let mut files: Vec<_> =
-        std::fs::read_dir(root.join("models/mini/pictures"))?.map(|f| Ok(f?.path())).collect::<Result<_, std::io::Error>>()?;
+    let mut files: Vec<_> = std::fs::read_dir(root.join("models/mini/pictures"))?
+        .map(|f| Ok(f?.path()))
+        .collect::<Result<_, std::io::Error>>()?;
     files.retain(|file| file.extension().is_some_and(|e| e == "png"));
     files.sort();
     files.truncate(4);
@@ -36,7 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             plane.iter_mut().for_each(|x| *x = ((*x + 1.0) / 2.0 - MEAN[c]) / DEVIATION[c]);
         }
     }
-    let inputs = NamedTensors::new().with("pixel_values", &[files.len(), 3, side, side], Values::F32(pixels))?;
+    let inputs =
+        NamedTensors::new().with("pixel_values", &[files.len(), 3, side, side], Values::F32(pixels))?;
     let results = network.run(&inputs)?;
     println!("results: {}", results.describe());
 
@@ -45,7 +47,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     for (file, a) in files.iter().zip(&rows) {
         let alike = rows.iter().map(|b| format!("{:6.3}", dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()));
-        println!("{} {}", alike.collect::<Vec<_>>().join(" "), file.file_name().unwrap_or_default().display());
+        println!(
+            "{} {}",
+            alike.collect::<Vec<_>>().join(" "),
+            file.file_name().unwrap_or_default().display()
+        );
     }
     Ok(())
 }

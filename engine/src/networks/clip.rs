@@ -76,7 +76,7 @@ impl Architecture for Texts {
     }
 
     fn inputs(&self) -> &[&'static str] {
-        &["input_ids"]
+        &["input_ids", "attention_mask"]
     }
 
     fn outputs(&self) -> &[&'static str] {
@@ -97,6 +97,12 @@ impl Architecture for Texts {
     fn derive(&self, inputs: &NamedTensors) -> Result<NamedTensors, Error> {
         let [batch, length] = inputs.dims("input_ids", SIGNATURE)?;
         let ids = self.ids(inputs)?;
+        // Tokenizers give a mask of ones with a text that is not padded.
+        if inputs.has("attention_mask") && !inputs.i64("attention_mask").is_some_and(|m| m.iter().all(|&m| m == 1)) {
+            let (name, what) = ("attention_mask".into(), "hides ids, which is not supported".into());
+            let expected = "none, or ones alone: a text sees only what stands before it, so padding changes no embedding";
+            return Err(NetworkError::Value { name, what, expected: expected.into() }.into());
+        }
         let vocab = self.config.vocab_size;
         if let Some(id) = ids.iter().find(|&&id| usize::try_from(id).map_or(true, |id| id >= vocab)) {
             let (name, what) = ("input_ids".into(), format!("{id} is not in the vocabulary"));
@@ -131,7 +137,7 @@ impl Architecture for Both {
     }
 
     fn inputs(&self) -> &[&'static str] {
-        &["pixel_values", "input_ids"]
+        &["pixel_values", "input_ids", "attention_mask"]
     }
 
     fn outputs(&self) -> &[&'static str] {

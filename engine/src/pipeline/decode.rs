@@ -1,6 +1,7 @@
 //! Decoding by diffusion: from noise to a picture in small steps, each seeing as many tokens as its noise calls for.
 
-use super::{Control, Counter, MAX_GRID, Selftok, diffusion};
+use super::parts::MAX_GRID;
+use super::{Control, Counter, Part, Selftok};
 use crate::random::Generator;
 use crate::schedule::{TimeGrid, TokenSchedule};
 use crate::{Error, Picture, Tokens};
@@ -62,7 +63,7 @@ impl<'a> Decode<'a> {
     pub fn run(self) -> Result<Vec<Picture>, Error> {
         let selftok = self.selftok;
         // A diffusion is long: refuse before it what would fail after it.
-        selftok.files.vae()?;
+        selftok.prepare(&[Part::Diffusion, Part::ToPixels])?;
         let (latents, mut counter) = self.sample(true)?;
         selftok.to_pictures(&latents, &mut counter)
     }
@@ -99,10 +100,7 @@ impl<'a> Decode<'a> {
                 latents.chunks_exact_mut(numel).for_each(|noise| generator.fill_normal(noise));
             }
         }
-        let net = selftok.networks.diffusion.get(|| {
-            let program = diffusion(config, selftok.batch, [config.latent_size; 2])?;
-            selftok.bind(program, selftok.files.diffusion()?.weights.clone(), &selftok.decoder_device)
-        })?;
+        let net = selftok.network(Part::Diffusion)?;
         let exe = net.executable();
         let (start, step) = (exe.entry("start")?, exe.entry("sample")?);
         let slot = |name| exe.slot(name);
