@@ -98,7 +98,9 @@ impl Architecture for Texts {
         let [batch, length] = inputs.dims("input_ids", SIGNATURE)?;
         let ids = self.ids(inputs)?;
         // Tokenizers give a mask of ones with a text that is not padded.
-        if inputs.has("attention_mask") && !inputs.i64("attention_mask").is_some_and(|m| m.iter().all(|&m| m == 1)) {
+        if inputs.has("attention_mask")
+            && !inputs.i64("attention_mask").is_some_and(|m| m.iter().all(|&m| m == 1))
+        {
             let (name, what) = ("attention_mask".into(), "hides ids, which is not supported".into());
             let expected = "none, or ones alone: a text sees only what stands before it, so padding changes no embedding";
             return Err(NetworkError::Value { name, what, expected: expected.into() }.into());

@@ -80,9 +80,9 @@ pub enum NetworkError {
     Serialize {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Why; in a box, for it is far larger than every other reason.
         #[source]
-        source: safetensors::SafeTensorError,
+        source: Box<safetensors::SafeTensorError>,
     },
     /// A file could not be written.
     #[error(transparent)]

@@ -91,7 +91,10 @@ impl NamedTensors {
                 (name, dtype, &tensor.shape[..], bytes)
             })
             .collect();
-        let unwritable = |source| NetworkError::Serialize { path: path.to_owned(), source };
+        let unwritable = |source: safetensors::SafeTensorError| NetworkError::Serialize {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
         let views = bytes
             .iter()
             .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.to_vec(), bytes)?)))
