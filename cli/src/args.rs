@@ -70,6 +70,8 @@ pub enum Command {
     Recon(Recon),
     /// Show what a model is, and what it compiles to
     Inspect(Inspect),
+    /// Run any supported network: named tensors in, named tensors out
+    Run(Run),
 }
 
 /// `encode`.
@@ -173,6 +175,23 @@ pub struct Inspect {
     /// Print what a session takes: peak bytes, the lower bound, and each buffer's life
     #[arg(long)]
     pub memory: bool,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  selftok run dinov2-small/ --inputs pictures.safetensors -o features.safetensors"
+)]
+pub struct Run {
+    /// The network: a folder with config.json and its weights
+    #[arg(value_name = "MODEL_DIR")]
+    pub network: PathBuf,
+    /// A safetensors file whose tensors have the names of the network's inputs, such as pixel_values or input_ids
+    #[arg(long, short, value_name = "FILE")]
+    pub inputs: PathBuf,
+    /// The safetensors file to write
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 /// `--device`.

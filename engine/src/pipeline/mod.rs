@@ -12,6 +12,7 @@ mod parts;
 pub use decode::Decode;
 pub use options::Options;
 pub use parts::Part;
+pub(crate) use parts::check_files;
 
 use crate::model::SelftokFiles;
 use crate::picture::{resize, tensor};
