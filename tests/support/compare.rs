@@ -30,6 +30,20 @@ pub fn assert_close(name: &str, found: &Array, expected: &Array, tolerance: f64)
     );
 }
 
+/// Asserts that every element differs by `tolerance` times one plus its own size at most; NaN counts as different.
+///
+/// # Panics
+/// As [`assert_close`], with differences and elements divided by that.
+#[track_caller]
+pub fn assert_relative(name: &str, found: &Array, expected: &Array, tolerance: f64) {
+    assert_eq!(found.shape, expected.shape, "{name}: shape");
+    let scaled = |array: &Array| {
+        let data = array.data.iter().zip(&expected.data).map(|(v, e)| v / (1.0 + e.abs())).collect();
+        Array::new(&array.shape, data)
+    };
+    assert_close(name, &scaled(found), &scaled(expected), tolerance);
+}
+
 /// Asserts that all ids are equal.
 ///
 /// # Panics

@@ -2,8 +2,13 @@
 //! library's tensor names.
 
 pub mod autoencoder;
+pub mod diffusion;
+pub mod dit;
+pub mod mmdit;
+mod patches;
 pub mod selftok;
 pub mod timestep;
+pub mod unet;
 
 /// The most pictures or sequences that a graph is built for.
 pub const MAX_BATCH: usize = 4096;
