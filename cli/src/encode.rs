@@ -1,6 +1,7 @@
 //! `selftok encode`: pictures to a token file.
 
 use crate::args;
+use crate::failure::Usage;
 use crate::job::Job;
 use crate::output::{self, count};
 use crate::pictures;
@@ -15,12 +16,17 @@ use std::time::Instant;
 ///
 /// Errors: see the engine's; nothing is written then.
 pub fn run(common: &args::Common, args: args::Encode) -> Result<()> {
+    if args.output.is_none() && !common.json {
+        let what = "the tokens have nowhere to go; name a file with --output, such as -o tokens.npy, or print them with --json";
+        return Err(Usage(what.into()).into());
+    }
     let paths = inputs::expand(&args.images)?;
     if let Some(path) = &args.output {
         Format::of(path)?;
         output::check_file(path)?;
     }
     let job = Job::open(common)?;
+    job.needs_encoding()?;
     let started = Instant::now();
     let mut progress = job.progress("encoding", paths.len());
     let (mut ids, mut score, mut margin) = (Vec::new(), Vec::new(), Vec::new());

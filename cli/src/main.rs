@@ -17,7 +17,10 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args::Cli { common, command } = args::Cli::parse();
+    let args::Cli { common, command } = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(failure::report_usage(&error)),
+    };
     let done = match command {
         args::Command::Encode(args) => encode::run(&common, args),
         args::Command::Decode(args) => decode::run(&common, args),

@@ -78,7 +78,7 @@ impl Backend for Engine {
     }
 
     fn open<'p>(&self, program: &'p Program, weights: &reference::Weights<'_>) -> Box<dyn Session + 'p> {
-        let device = Device::cpu(self.options.clone()).expect("threads");
+        let device = Device::cpu(self.options).expect("threads");
         let mut target = device.target();
         target.off = self.off.clone();
         let plan = selftok_graph::compile(program, &target).unwrap_or_else(|error| panic!("{error}"));
