@@ -24,6 +24,9 @@ pub enum Error {
     /// Steps or a prefix that are not possible.
     #[error(transparent)]
     Schedule(#[from] crate::schedule::ScheduleError),
+    /// A network that is not supported, or named tensors that are not its.
+    #[error(transparent)]
+    Network(#[from] crate::networks::NetworkError),
     /// A slice that is not a whole number of items.
     #[error("{what}: {len} numbers are not a whole number of items of {item}")]
     NotWhole {

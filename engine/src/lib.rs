@@ -8,6 +8,7 @@ pub mod executable;
 pub mod inputs;
 pub mod metrics;
 pub mod model;
+pub mod networks;
 pub mod picture;
 pub mod pipeline;
 pub mod random;

@@ -396,20 +396,11 @@ fn whole(what: &'static str, len: usize, item: usize) -> Result<usize, Error> {
 }
 
 /// Checks that a checkpoint holds exactly what its networks need.
-fn check_weights(files: &SelftokFiles) -> Result<(), Error> {
-    use selftok_loader::{DTypeClass, Expected, Pattern, check};
+pub(crate) fn check_files(files: &SelftokFiles) -> Result<(), Error> {
+    use crate::networks::check_weights;
+    use selftok_loader::{DTypeClass, Pattern};
     let config = files.config();
     let latent = [config.latent_size; 2];
-    let expected = |graphs: &[Graph]| {
-        let mut list: Vec<Expected> = Vec::new();
-        for (_, value) in graphs.iter().flat_map(Graph::weights) {
-            if !list.iter().any(|e| e.name == value.name) {
-                let (name, shape) = (value.name.clone(), value.shape.sizes());
-                list.push(Expected { name, shape, dtype: DTypeClass::Float });
-            }
-        }
-        list
-    };
     let mut ignore = crate::model::unused();
     // Built and saved by the original, read by nobody: the last block's tokens are modulated by time alone.
     let last = config.decoder.depth - 1;
@@ -424,7 +415,7 @@ fn check_weights(files: &SelftokFiles) -> Result<(), Error> {
         if checkpoint.description.encoder.is_some() {
             graphs.push(selftok::encoder(config, 1, latent, false)?);
         }
-        Ok(check(&*checkpoint.weights, &expected(&graphs), unread)?)
+        check_weights(&*checkpoint.weights, &graphs, DTypeClass::Float, unread)
     };
     if let Ok(tokenizer) = files.diffusion() {
         let graph = selftok::decoder::velocity(config, 1, latent, Default::default())?;
@@ -440,7 +431,7 @@ fn check_weights(files: &SelftokFiles) -> Result<(), Error> {
             autoencoder::encode(&vae.config, 1, [config.image_size; 2], false)?,
             autoencoder::decode(&vae.config, 1, latent, false)?,
         ];
-        check(&*vae.weights, &expected(&graphs), &[])?;
+        check_weights(&*vae.weights, &graphs, DTypeClass::Float, &[])?;
     }
     Ok(())
 }

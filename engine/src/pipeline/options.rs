@@ -1,6 +1,6 @@
 //! What may be chosen before a model is opened.
 
-use super::{Networks, Selftok, check_weights};
+use super::{Networks, Selftok, check_files};
 use crate::model::{SearchPath, SelftokFiles, Sources};
 use crate::{ComputeType, Device, Error};
 use std::path::PathBuf;
@@ -83,7 +83,7 @@ impl Options {
             sources.model = SearchPath::of_process().find()?;
         }
         let files = SelftokFiles::open(&sources)?;
-        check_weights(&files)?;
+        check_files(&files)?;
         let device = device.map_or_else(Device::auto, Ok)?;
         let decoder_device = decode_in.map_or_else(|| device.clone(), |compute| device.with_compute(compute));
         if let Ok(names) = std::env::var("SELFTOK_OFF") {
