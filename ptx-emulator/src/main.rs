@@ -69,7 +69,9 @@ fn triple(text: &str) -> Result<Triple, String> {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Run(run) => execute(&run).map(|clean| if clean { ExitCode::SUCCESS } else { ExitCode::from(3) }),
+        Command::Run(run) => {
+            execute(&run).map(|clean| if clean { ExitCode::SUCCESS } else { ExitCode::from(3) })
+        }
         Command::Exec(exec) => exec_command::exec(&exec),
     };
     match outcome {

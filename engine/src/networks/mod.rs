@@ -4,12 +4,14 @@
 //! first met; the latest few stay bound. A new kind of network is one row of [`REGISTRY`] and an [`Architecture`].
 
 mod architecture;
+mod diffusion;
 mod error;
 mod runner;
 mod selftok;
 mod tensors;
 
 pub use architecture::{Architecture, Entry};
+pub(crate) use diffusion::Diffusion;
 pub use error::NetworkError;
 pub use runner::Runner;
 pub use tensors::{NamedTensor, NamedTensors, Values};
@@ -49,7 +51,12 @@ impl Folder<'_> {
 pub type Open = fn(&Folder<'_>) -> Result<Box<dyn Architecture>, Error>;
 
 /// The kinds of network, by what `model_type` (Hugging Face) or `_class_name` (diffusers) says.
-pub const REGISTRY: &[(&str, Open)] = &[("selftok", selftok::open)];
+pub const REGISTRY: &[(&str, Open)] = &[
+    ("DiTTransformer2DModel", diffusion::open_dit),
+    ("SD3Transformer2DModel", diffusion::open_mmdit),
+    ("UNet2DConditionModel", diffusion::open_unet),
+    ("selftok", selftok::open),
+];
 
 /// An open network on a device. `Send + Sync`; runs of one set of shapes follow one another.
 pub struct Network {
@@ -86,6 +93,9 @@ fn kind(config: &serde_json::Value, path: &Path) -> Result<(&'static str, String
         if let Some(value) = config.get(field).and_then(serde_json::Value::as_str) {
             return Ok((field, value.to_string()));
         }
+    }
+    if let Some(class) = diffusion::class_of(config) {
+        return Ok(("_class_name", class.to_string()));
     }
     Err(NetworkError::Unnamed { path: path.into(), known: known() }.into())
 }

