@@ -7,8 +7,8 @@ use selftok_configs::{mini, tiny};
 use selftok_graph::models::selftok::Config;
 use selftok_graph::models::selftok::decoder::{Options, sample, start, velocity};
 use selftok_graph::{Graph, Program, Stage};
-use selftok_workspace::backend::{all, inputs, slots};
-use selftok_workspace::{Array, Golden, Session, Slots, assert_close};
+use selftok_workspace::backend::{Reference, all, engines, inputs, slots};
+use selftok_workspace::{Array, Backend, Golden, Session, Slots, assert_close};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -194,15 +194,12 @@ fn the_sampler_embeds_time_once_for_the_whole_grid_and_binds_what_weights_decide
     assert_eq!(counts[&Stage::Request], 24 + 1 + 1 + 2 + 1);
 }
 
-/// Fifty steps of the small model in f64.
-#[test]
-#[ignore = "two runs of fifty steps in the plain interpreter take about 20 s"]
-fn the_small_model_samples_what_the_original_does() {
+fn the_small_model_samples(backends: &[Box<dyn Backend>]) {
     let (weights, golden) =
         (Golden::open("models/mini/tokenizer.safetensors"), Golden::open("models/mini/golden.safetensors"));
     let (config, times) = (mini(), TimeGrid::new(50).unwrap());
     let program = sampler(&config, 1, 16, 50);
-    for backend in all() {
+    for backend in backends {
         for (known, name) in [(64, "diffused_latent_50"), (16, "diffused_latent_50_prefix_16")] {
             let mut session = backend.open(&program, &|name| weights.weight(name));
             let noise = golden.rows("noise_seed_1234", 1);
@@ -212,4 +209,15 @@ fn the_small_model_samples_what_the_original_does() {
             assert_close(name, &x, &golden.rows(name, 1), TOLERANCE);
         }
     }
+}
+
+#[test]
+fn the_small_model_samples_what_the_original_does() {
+    the_small_model_samples(&engines());
+}
+
+#[test]
+#[ignore = "two runs of fifty steps in the plain interpreter take about 20 s"]
+fn the_small_model_samples_what_the_original_does_in_f64() {
+    the_small_model_samples(&[Box::new(Reference)]);
 }

@@ -10,6 +10,8 @@ mod output;
 mod pictures;
 mod progress;
 mod recon;
+mod run;
+mod sample;
 mod staging;
 mod table;
 
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         args::Command::Decode(args) => decode::run(&common, args),
         args::Command::Recon(args) => recon::run(&common, args),
         args::Command::Inspect(args) => inspect::run(&common, args),
+        args::Command::Run(args) => run::run(&common, args),
+        args::Command::Sample(args) => sample::run(&common, args),
     };
     ExitCode::from(match done {
         Ok(()) => failure::DONE,

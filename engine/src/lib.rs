@@ -25,6 +25,6 @@ pub use device::{ComputeType, CpuOptions, Device};
 pub use error::Error;
 pub use executable::{EntryId, Executable, InputId, OutputId, SlotId, SlotTable};
 pub use picture::{Picture, PictureError};
-pub use pipeline::{Control, Encoded, Selftok};
+pub use pipeline::{Control, Encoded, Part, Selftok};
 pub use session::{Input, Output, Progress, RunOptions, Session};
 pub use tokens::Tokens;

@@ -5,6 +5,7 @@ mod decode;
 mod encode;
 mod inspect;
 mod models;
+mod networks;
 mod recon;
 mod signals;
 mod support;

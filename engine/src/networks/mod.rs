@@ -4,11 +4,13 @@
 //! first met; the latest few stay bound. A new kind of network is one row of [`REGISTRY`] and an [`Architecture`].
 
 mod architecture;
+mod clip;
 mod diffusion;
 mod error;
 mod runner;
 mod selftok;
 mod tensors;
+mod vision;
 
 pub use architecture::{Architecture, Entry};
 pub(crate) use diffusion::Diffusion;
@@ -55,7 +57,12 @@ pub const REGISTRY: &[(&str, Open)] = &[
     ("DiTTransformer2DModel", diffusion::open_dit),
     ("SD3Transformer2DModel", diffusion::open_mmdit),
     ("UNet2DConditionModel", diffusion::open_unet),
+    ("clip", clip::open),
+    ("clip_text_model", clip::open_text),
+    ("clip_vision_model", clip::open_vision),
+    ("dinov2", vision::open_dinov2),
     ("selftok", selftok::open),
+    ("vit", vision::open_vit),
 ];
 
 /// An open network on a device. `Send + Sync`; runs of one set of shapes follow one another.

@@ -1,6 +1,7 @@
 //! What may be chosen before a model is opened.
 
-use super::{Networks, Selftok, check_files};
+use super::Selftok;
+use super::parts::check_files;
 use crate::model::{SearchPath, SelftokFiles, Sources};
 use crate::{ComputeType, Device, Error};
 use std::path::PathBuf;
@@ -89,6 +90,6 @@ impl Options {
         if let Ok(names) = std::env::var("SELFTOK_OFF") {
             off.extend(names.split(',').map(str::trim).filter(|s| !s.is_empty()).map(String::from));
         }
-        Ok(Selftok { files, device, decoder_device, batch, off, networks: Networks::default() })
+        Ok(Selftok { files, device, decoder_device, batch, off, networks: Default::default() })
     }
 }

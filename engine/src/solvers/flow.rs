@@ -41,7 +41,7 @@ pub(super) fn trajectory(solver: Solver, steps: usize, shift: f64) -> Result<Tra
 ///
 /// # Errors
 /// If the solver is none for flow matching.
-pub(crate) fn through(solver: Solver, levels: &[f64], scale: f64) -> Result<Trajectory, SolverError> {
+pub(super) fn through(solver: Solver, levels: &[f64], scale: f64) -> Result<Trajectory, SolverError> {
     let at = |sigma: f64| point(sigma, scale * sigma);
     let points: Vec<Point> = levels.iter().map(|&sigma| at(sigma)).collect();
     Ok(match solver {

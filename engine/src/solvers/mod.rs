@@ -170,6 +170,14 @@ impl Trajectory {
     }
 }
 
+/// The trajectory of a solver through these levels of a straight path and then to 0; the level is the time.
+///
+/// # Errors
+/// If the solver is none for flow matching.
+pub(crate) fn through(solver: Solver, levels: &[f64]) -> Result<Trajectory, SolverError> {
+    flow::through(solver, levels, 1.0)
+}
+
 fn check_steps(steps: usize, most: usize) -> Result<(), SolverError> {
     if steps == 0 || steps > most { Err(SolverError::Steps { steps, most }) } else { Ok(()) }
 }
