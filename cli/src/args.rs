@@ -1,6 +1,7 @@
 //! What may be typed. The help texts are the documentation that most people read, so each command has an example.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use selftok::solvers::Solver;
 use selftok::tokens::Order;
 use std::path::PathBuf;
 
@@ -72,6 +73,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Run any supported network: named tensors in, named tensors out
     Run(Run),
+    /// Sample from a diffusion network: noise and conditions in, samples out
+    Sample(Sample),
 }
 
 /// `encode`.
@@ -121,6 +124,9 @@ pub struct Diffusion {
     /// Steps of the diffusion, from 1 to 1000 [default: 50]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
+    /// How to take them: euler (as the original), heun, midpoint (both twice the work a step), ab2 or dpmpp2m
+    #[arg(long, value_name = "SOLVER", value_parser = solver)]
+    pub solver: Option<Solver>,
     /// Seed of the diffusion's noise: the same seed gives the same pictures [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -130,6 +136,11 @@ impl Diffusion {
     /// Steps to take.
     pub fn steps(&self) -> usize {
         self.steps.unwrap_or(50)
+    }
+
+    /// Solver to use.
+    pub fn solver(&self) -> Solver {
+        self.solver.unwrap_or(Solver::Euler)
     }
 
     /// Seed to use.
@@ -154,6 +165,40 @@ pub struct Recon {
     /// Adds a column for each of these numbers: the diffusion from so many first tokens alone
     #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
     pub prefixes: Vec<usize>,
+}
+
+/// `sample`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  selftok sample unet --solver dpmpp2m --steps 20 --cfg 7.5 --inputs in.safetensors -o \
+                        out.safetensors\n\nInputs are `sample` (standard noise [B, C, H, W]) and the network's conditions: \
+                        `encoder_hidden_states`, `pooled_projections`, `class_labels`, each of B rows or of one for all; with \
+                        guidance also `negative_encoder_hidden_states`, `negative_pooled_projections` (zeros where not given). \
+                        The result is `out`."
+)]
+pub struct Sample {
+    /// A folder of a diffusers UNet2DConditionModel, DiTTransformer2DModel or SD3Transformer2DModel, or of a pipeline with
+    /// one; its scheduler_config.json is read where there is one
+    #[arg(value_name = "MODEL_DIR")]
+    pub network: PathBuf,
+    /// ddim, euler, heun, dpmpp2m; for flow matching euler, heun, dpmpp2m, midpoint, ab2
+    #[arg(long, value_name = "SOLVER", value_parser = solver, default_value = "euler")]
+    pub solver: Solver,
+    /// Steps of the solver
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub steps: usize,
+    /// Classifier-free guidance u + CFG (c - u); 1 is none
+    #[arg(long, value_name = "CFG", default_value_t = 1.0)]
+    pub cfg: f64,
+    /// Of flow matching: how far levels are moved towards noise [default: the scheduler's, else 3]
+    #[arg(long, value_name = "SHIFT")]
+    pub shift: Option<f64>,
+    /// The tensors that go in
+    #[arg(long, value_name = "IN.safetensors")]
+    pub inputs: PathBuf,
+    /// The file of results
+    #[arg(long, short, value_name = "OUT.safetensors")]
+    pub output: PathBuf,
 }
 
 /// `inspect`.
@@ -219,6 +264,10 @@ pub enum Mode {
     Render,
     /// Many small steps of the diffusion decoder
     Diffuse,
+}
+
+fn solver(name: &str) -> Result<Solver, String> {
+    name.parse().map_err(|e: selftok::solvers::SolverError| e.to_string())
 }
 
 fn order(name: &str) -> Result<Order, String> {

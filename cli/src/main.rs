@@ -11,6 +11,7 @@ mod pictures;
 mod progress;
 mod recon;
 mod run;
+mod sample;
 mod staging;
 mod table;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         args::Command::Recon(args) => recon::run(&common, args),
         args::Command::Inspect(args) => inspect::run(&common, args),
         args::Command::Run(args) => run::run(&common, args),
+        args::Command::Sample(args) => sample::run(&common, args),
     };
     ExitCode::from(match done {
         Ok(()) => failure::DONE,

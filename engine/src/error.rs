@@ -21,6 +21,9 @@ pub enum Error {
     /// Tokens that are not the model's.
     #[error(transparent)]
     Tokens(#[from] crate::tokens::TokensError),
+    /// A solver that does not go with a network, its noise schedule or the number of steps.
+    #[error(transparent)]
+    Solver(#[from] crate::solvers::SolverError),
     /// Steps or a prefix that are not possible.
     #[error(transparent)]
     Schedule(#[from] crate::schedule::ScheduleError),

@@ -15,6 +15,7 @@ pub mod random;
 pub mod schedule;
 pub mod session;
 pub mod sheet;
+pub mod solvers;
 #[cfg(test)]
 mod testing;
 pub mod tokens;

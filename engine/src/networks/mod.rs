@@ -5,6 +5,7 @@
 
 mod architecture;
 mod clip;
+mod diffusion;
 mod error;
 mod runner;
 mod selftok;
@@ -12,6 +13,7 @@ mod tensors;
 mod vision;
 
 pub use architecture::{Architecture, Entry};
+pub(crate) use diffusion::Diffusion;
 pub use error::NetworkError;
 pub use runner::Runner;
 pub use tensors::{NamedTensor, NamedTensors, Values};
@@ -52,6 +54,9 @@ pub type Open = fn(&Folder<'_>) -> Result<Box<dyn Architecture>, Error>;
 
 /// The kinds of network, by what `model_type` (Hugging Face) or `_class_name` (diffusers) says.
 pub const REGISTRY: &[(&str, Open)] = &[
+    ("DiTTransformer2DModel", diffusion::open_dit),
+    ("SD3Transformer2DModel", diffusion::open_mmdit),
+    ("UNet2DConditionModel", diffusion::open_unet),
     ("clip", clip::open),
     ("clip_text_model", clip::open_text),
     ("clip_vision_model", clip::open_vision),
@@ -95,6 +100,9 @@ fn kind(config: &serde_json::Value, path: &Path) -> Result<(&'static str, String
         if let Some(value) = config.get(field).and_then(serde_json::Value::as_str) {
             return Ok((field, value.to_string()));
         }
+    }
+    if let Some(class) = diffusion::class_of(config) {
+        return Ok(("_class_name", class.to_string()));
     }
     Err(NetworkError::Unnamed { path: path.into(), known: known() }.into())
 }

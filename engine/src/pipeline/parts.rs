@@ -4,6 +4,7 @@ use super::Selftok;
 use super::network::Bound;
 use crate::model::{Checkpoint, SelftokFiles};
 use crate::{Device, Error};
+use selftok_graph::models::selftok::decoder;
 use selftok_graph::models::{autoencoder, selftok};
 use selftok_graph::{Graph, Plan, Program, compile};
 use selftok_loader::TensorSource;
@@ -18,6 +19,8 @@ pub enum Part {
     Encoder,
     /// The diffusion decoder: tokens and noise to latents, in many steps.
     Diffusion,
+    /// The same with a memory, for solvers that take fewer steps.
+    DiffusionWithHistory,
     /// The renderer: tokens to latents, in one step.
     Renderer,
     /// The autoencoder's decoder: latents to pixels.
@@ -29,8 +32,14 @@ pub(super) const MAX_GRID: usize = 64;
 
 impl Part {
     /// All of them, in the order of a round trip.
-    pub const ALL: [Part; 5] =
-        [Part::ToLatent, Part::Encoder, Part::Diffusion, Part::Renderer, Part::ToPixels];
+    pub const ALL: [Part; 6] = [
+        Part::ToLatent,
+        Part::Encoder,
+        Part::Diffusion,
+        Part::DiffusionWithHistory,
+        Part::Renderer,
+        Part::ToPixels,
+    ];
 
     /// The network's program, and the file that holds its weights.
     fn program(self, files: &SelftokFiles, batch: usize) -> Result<(Program, Arc<dyn TensorSource>), Error> {
@@ -47,8 +56,15 @@ impl Part {
             }
             Part::Diffusion => {
                 let weights = files.diffusion()?.weights.clone();
-                let start = selftok::decoder::start(config, batch, latent)?;
-                let sample = selftok::decoder::sample(config, batch, latent, MAX_GRID, Default::default())?;
+                let start = decoder::start(config, batch, latent)?;
+                let sample = decoder::sample(config, batch, latent, MAX_GRID, Default::default())?;
+                (Program::new("diffusion", vec![start, sample])?, weights)
+            }
+            Part::DiffusionWithHistory => {
+                let weights = files.diffusion()?.weights.clone();
+                let start = decoder::start_with_history(config, batch, latent)?;
+                let sample =
+                    decoder::sample_with_history(config, batch, latent, MAX_GRID, Default::default())?;
                 (Program::new("diffusion", vec![start, sample])?, weights)
             }
             Part::Renderer => {
@@ -88,7 +104,9 @@ impl Selftok {
     fn device_of(&self, part: Part) -> &Device {
         match part {
             Part::ToLatent | Part::Encoder => &self.device,
-            Part::Diffusion | Part::Renderer | Part::ToPixels => &self.decoder_device,
+            Part::Diffusion | Part::DiffusionWithHistory | Part::Renderer | Part::ToPixels => {
+                &self.decoder_device
+            }
         }
     }
 
@@ -122,6 +140,8 @@ impl Selftok {
             Part::ToLatent | Part::ToPixels => self.has_pictures(),
             Part::Encoder => self.can_encode(),
             Part::Diffusion => self.files.diffusion().is_ok(),
+            // One network is not listed twice.
+            Part::DiffusionWithHistory => false,
             Part::Renderer => self.can_render(),
         })
     }

@@ -3,9 +3,14 @@
 
 pub mod autoencoder;
 pub mod clip;
+pub mod diffusion;
 pub mod dinov2;
+pub mod dit;
+pub mod mmdit;
+mod patches;
 pub mod selftok;
 pub mod timestep;
+pub mod unet;
 pub mod vit;
 
 /// The most pictures or sequences that a graph is built for.
