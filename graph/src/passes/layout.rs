@@ -78,6 +78,8 @@ pub fn want<T>(kernel: &Kernel<T>, role: &str) -> Want {
         ) => Want::Pixels,
         (Kernel::Norm { .. }, "x" | "shift" | "scale" | "out") => Want::Rows,
         (Kernel::Attention { .. } | Kernel::Rope { .. }, "q" | "k" | "v" | "x" | "out") => Want::UnitLast,
+        (Kernel::CachedAttention { .. }, "q" | "k" | "v" | "out") => Want::UnitLast,
+        (Kernel::CacheAppend { .. }, "value" | "out") => Want::UnitLast,
         (Kernel::Map { .. } | Kernel::Copy { .. } | Kernel::Modulate { .. }, _) => Want::Strided,
         (Kernel::Embed { .. }, "out") => Want::Rows,
         (Kernel::Codebook { .. }, "x") => Want::Rows,
