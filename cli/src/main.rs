@@ -1,2 +1,31 @@
-//! The command line of the Selftok runtime.
-fn main() {}
+//! The command line of the Selftok runtime: parses, calls the engine, prints.
+
+mod args;
+mod decode;
+mod encode;
+mod failure;
+mod inspect;
+mod job;
+mod output;
+mod pictures;
+mod progress;
+mod recon;
+mod staging;
+mod table;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args::Cli { common, command } = args::Cli::parse();
+    let done = match command {
+        args::Command::Encode(args) => encode::run(&common, args),
+        args::Command::Decode(args) => decode::run(&common, args),
+        args::Command::Recon(args) => recon::run(&common, args),
+        args::Command::Inspect(args) => inspect::run(&common, args),
+    };
+    ExitCode::from(match done {
+        Ok(()) => failure::DONE,
+        Err(error) => failure::report(&error),
+    })
+}

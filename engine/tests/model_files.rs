@@ -186,7 +186,11 @@ fn every_contradiction_with_the_configuration_is_named_with_both_numbers() {
             config.pointer_mut(parent).unwrap()[key] = value.clone();
         }
         std::fs::write(&path, config.to_string()).unwrap();
-        message(SelftokFiles::open(&Sources { model: mini(), config: Some(path.clone()), vae: None }))
+        message(SelftokFiles::open(&Sources {
+            model: mini(),
+            config: Some(path.clone()),
+            ..Sources::default()
+        }))
     };
     let text = with(&[
         ("/num_tokens", 32.into()),
@@ -228,7 +232,8 @@ fn every_contradiction_with_the_configuration_is_named_with_both_numbers() {
     unknown_stages.as_object_mut().unwrap().remove("tokens_per_stage");
     std::fs::write(&path, unknown_stages.to_string()).unwrap();
     let model =
-        SelftokFiles::open(&Sources { model: mini(), config: Some(path.clone()), vae: None }).unwrap();
+        SelftokFiles::open(&Sources { model: mini(), config: Some(path.clone()), ..Sources::default() })
+            .unwrap();
     says(&message(model.tokens_per_stage()), &["tokens_per_stage", "64 tokens", "--config"]);
     assert_eq!(read_config(&path).unwrap(), *model.config());
 }
@@ -270,7 +275,7 @@ fn files_that_do_not_belong_together_are_refused() {
     });
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let vae = Some(golden("tiny_vae"));
-    let model = SelftokFiles::open(&Sources { model: dir.path().into(), config: None, vae }).unwrap();
+    let model = SelftokFiles::open(&Sources { model: dir.path().into(), vae, ..Sources::default() }).unwrap();
     assert_eq!(model.encoder().unwrap().description.role, Role::Renderer);
     assert_eq!(model.vae().unwrap().config.downsampling(), 8);
 }

@@ -128,7 +128,7 @@ impl Device {
                     .map_err(|e| ModuleError::new(0, format!("initial value of '{}': {e}", v.name)))
             };
             // Variables without an initial value are zero (PTX ISA, "Initializers").
-            write(0, &vec![0; v.bytes.max(1) as usize])?;
+            self.memory.zero(address);
             write(0, &v.init)?;
             for &(offset, of, addend) in &v.relocations {
                 write(offset, &(addresses[of as usize].wrapping_add_signed(addend)).to_le_bytes())?;

@@ -17,6 +17,8 @@ use super::read_config;
 pub struct Sources {
     /// A folder (`config.json`, `tokenizer.*`, `renderer.*`, `vae/`) or one checkpoint.
     pub model: PathBuf,
+    /// A second checkpoint, of the other kind than `model`; of a folder it replaces the one of its kind.
+    pub other: Option<PathBuf>,
     /// A configuration to use instead of the one found.
     pub config: Option<PathBuf>,
     /// A diffusers autoencoder folder to use instead of `vae/` beside the rest.
@@ -67,6 +69,21 @@ impl SelftokFiles {
                 Role::Tokenizer => tokenizer = Some(checkpoint),
                 Role::Renderer => renderer = Some(checkpoint),
             }
+        }
+
+        if let Some(path) = &sources.other {
+            let other = checkpoint(path)?;
+            let role = other.description.role;
+            let place = match role {
+                Role::Tokenizer => &mut tokenizer,
+                Role::Renderer => &mut renderer,
+            };
+            if let (Some(first), false) = (&*place, is_folder) {
+                let first = first.weights.path().display();
+                let what = format!("{first} and {} are both a {role}; name one of each kind", path.display());
+                return Err(Error::pairing(what));
+            }
+            *place = Some(other);
         }
 
         if let (Some(t), Some(r)) = (&tokenizer, &renderer) {

@@ -23,6 +23,13 @@ impl Options {
         self
     }
 
+    /// A second checkpoint: the renderer that belongs to the tokenizer that [`model`](Self::model) names, or the other way
+    /// round; of a folder it replaces the one of its kind.
+    pub fn other(mut self, checkpoint: impl Into<PathBuf>) -> Self {
+        self.sources.other = Some(checkpoint.into());
+        self
+    }
+
     /// A `config.json` instead of the one found beside the model.
     pub fn config(mut self, config: impl Into<PathBuf>) -> Self {
         self.sources.config = Some(config.into());

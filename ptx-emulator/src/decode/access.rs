@@ -276,16 +276,18 @@ fn atomic<'a>(
     let mut sem = 0;
     let mut scope = Scope::Gpu;
     let mut space = Space::Generic;
-    // Semantics, scope and space come in this order; `red.async` is another instruction.
-    if let Some(s) = m.choose(&[("relaxed", 0), ("acquire", 1), ("release", 2), ("acq_rel", 3)]) {
-        sem = s;
-    }
-    if let Some(s) = m.choose(&SCOPES) {
-        scope = s;
-    }
-    if let Some(s) = m.choose(&SPACES) {
-        space = s;
-    }
+    let mut words = |m: &mut Modifiers| loop {
+        if let Some(s) = m.choose(&[("relaxed", 0), ("acquire", 1), ("release", 2), ("acq_rel", 3)]) {
+            sem = s;
+        } else if let Some(s) = m.choose(&SCOPES) {
+            scope = s;
+        } else if let Some(s) = m.choose(&SPACES) {
+            space = s;
+        } else {
+            return;
+        }
+    };
+    words(m);
     let op = m.need(&[
         ("add", AtomOp::Add),
         ("min", AtomOp::Min),
@@ -298,6 +300,8 @@ fn atomic<'a>(
         ("inc", AtomOp::Inc),
         ("dec", AtomOp::Dec),
     ])?;
+    // Inline assembly of the CUDA headers has them after the operation.
+    words(m);
     let noftz = m.take("noftz");
     let hint = m.take("L2::cache_hint");
     let count = m.choose(&[("v2", 2), ("v4", 4)]).unwrap_or(1);

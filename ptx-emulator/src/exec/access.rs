@@ -323,9 +323,11 @@ impl Cx<'_> {
         let checks = &self.launch.options.checks;
         if let Place::Shared(rank, offset) = *place
             && checks.in_flight
-            && !self.cluster.blocks[rank].shared.in_flight.is_empty()
+            && let Some(by) = self.cluster.blocks[rank].shared.flying(offset, bytes)
         {
-            self.in_flight(w, i, lane, rank, offset as u64, bytes);
+            self.report(w, i, lane as u32, FindingKind::InFlight, Some(offset as u64), || {
+                format!("touches bytes that thread {:?} is still copying to", self.launch.thread(by))
+            });
         }
         if !checks.race && !checks.lane_race {
             return;

@@ -47,7 +47,7 @@ struct Copy {
     from: u64,
     bytes: u32,
     size: u32,
-    instruction: Instruction,
+    pc: u32,
 }
 
 /// Copies of a warp's threads that are not done.
@@ -67,6 +67,7 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
             let v = w.view(constants);
             let sizes = if i.s[2].is_none() { [bytes; 32] } else { v.read32(i.s[2]) };
             let ignore = if i.p[2].is_none() { 0 } else { v.pred(i.p[2]) };
+            let pc = w.groups[0].pc - 1;
             for l in lanes(m) {
                 let size = if ignore >> l & 1 != 0 { 0 } else { sizes[l] };
                 if size > bytes {
@@ -84,20 +85,10 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
                 }
                 let lane = l as u32;
                 cx.touch(w, i, l, &Place::Shared(rank, offset), to[l], bytes, true, false, None);
-                cx.cluster.blocks[rank].shared.in_flight.push((offset as u32, bytes, w.id, lane));
+                cx.cluster.blocks[rank].shared.take_off(offset as u32, bytes, w.id * 32 + lane);
                 let group = w.copies.committed[l];
-                let instruction = i.clone();
-                w.copies.copies.push(Copy {
-                    lane,
-                    group,
-                    to: to[l],
-                    from: from[l],
-                    bytes,
-                    size,
-                    instruction,
-                });
+                w.copies.copies.push(Copy { lane, group, to: to[l], from: from[l], bytes, size, pc });
             }
-            let pc = w.groups[0].pc - 1;
             cx.count(w, pc, Space::Shared, &to, bytes, m);
             cx.count(w, pc, Space::Global, &from, bytes, m);
         }
@@ -125,8 +116,9 @@ pub fn at_exit(cx: &mut Cx, w: &mut Warp, _: &Instruction, m: u32) {
 fn complete(cx: &mut Cx, w: &mut Warp, which: impl Fn(&Copy) -> bool) {
     let (done, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut w.copies.copies).into_iter().partition(which);
     w.copies.copies = kept;
+    let loaded = cx.launch.loaded.clone();
     for c in done {
-        let (lane, i) = (c.lane as usize, &c.instruction);
+        let (lane, i) = (c.lane as usize, &loaded.module.0.code[c.pc as usize]);
         let value = if c.size == 0 {
             0
         } else {
@@ -134,29 +126,8 @@ fn complete(cx: &mut Cx, w: &mut Warp, which: impl Fn(&Copy) -> bool) {
             if c.size >= 16 { all } else { all & ((1u128 << (8 * c.size)) - 1) }
         };
         if let Some(Place::Shared(rank, offset)) = cx.place(w, i, lane, Space::Shared, c.to, c.bytes) {
-            let flights = &mut cx.cluster.blocks[rank].shared.in_flight;
-            let own = (offset as u32, c.bytes, w.id, c.lane);
-            if let Some(at) = flights.iter().position(|f| *f == own) {
-                flights.swap_remove(at);
-            }
+            cx.cluster.blocks[rank].shared.land(offset as u32, c.bytes, w.id * 32 + c.lane);
         }
         cx.store(w, i, lane, Space::Shared, c.to, c.bytes, false, value, None);
-    }
-}
-
-impl Cx<'_> {
-    /// Reports an access to shared memory that a copy in flight will write.
-    #[cold]
-    pub fn in_flight(&self, w: &Warp, i: &Instruction, lane: usize, rank: usize, offset: u64, bytes: u32) {
-        let flights = &self.cluster.blocks[rank].shared.in_flight;
-        let hit = flights
-            .iter()
-            .find(|f| u64::from(f.0) < offset + u64::from(bytes) && offset < u64::from(f.0 + f.1));
-        if let Some(&(at, size, warp, by)) = hit {
-            let thread = self.launch.thread(warp * 32 + by);
-            self.report(w, i, lane as u32, FindingKind::InFlight, Some(offset), || {
-                format!("touches the {size} bytes at {at:#x} that thread {thread:?} is still copying to")
-            });
-        }
     }
 }

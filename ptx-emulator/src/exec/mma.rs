@@ -6,7 +6,7 @@
 
 use super::view::{Versions, View, versions};
 use crate::approx::Accumulation;
-use crate::float::{bf16, f16, f16_near, narrow32};
+use crate::float::{f16, f16_near, narrow32};
 use crate::ir::{Instruction, Op, Round};
 use crate::types::Type;
 
@@ -47,38 +47,54 @@ const MAX_K: usize = 32;
 #[inline(always)]
 fn run(v: &mut View, i: &Instruction, m: u32) {
     let Op::Tensor(super::tensor::TensorOp::Mma(mma)) = i.op else { unreachable!("not a matrix product") };
+    match (mma.c, mma.k) {
+        (Type::S32, _) => integers(v, i, m, mma),
+        (_, 16) => floats::<16>(v, i, m, mma),
+        (_, 8) => floats::<8>(v, i, m, mma),
+        _ => floats::<4>(v, i, m, mma),
+    }
+}
+
+#[inline(always)]
+fn floats<const K: usize>(v: &mut View, i: &Instruction, m: u32, mma: Mma) {
     let [na, nb, nc] = mma.registers();
     let (at, bt, ct) = (nc, nc + na, nc + na + nb);
-    if mma.c == Type::S32 {
-        return integers(v, i, m, mma, [at, bt, ct]);
-    }
-    let (mut a, mut b) = ([[0f32; MAX_K]; 16], [[0f32; 8]; MAX_K]);
+    let (mut a, mut b) = ([[0f32; K]; 16], [[0f32; 8]; K]);
     for r in 0..na {
-        let bits = v.read32(i.list[at + r]);
-        unpack(mma.a, r / 2, &bits, |lane, column, x| a[lane / 4 + 8 * (r % 2)][column] = x);
+        let rows = unpack(mma.a, &v.read32(i.list[at + r]));
+        let (first, width) = if mma.a == Type::Tf32 { (4 * (r / 2), 4) } else { (8 * (r / 2), 8) };
+        for g in 0..8 {
+            a[g + 8 * (r % 2)][first..first + width].copy_from_slice(&rows[g][..width]);
+        }
     }
     for r in 0..nb {
-        let bits = v.read32(i.list[bt + r]);
-        unpack(mma.b, r, &bits, |lane, row, x| b[row][lane / 4] = x);
+        let columns = unpack(mma.b, &v.read32(i.list[bt + r]));
+        let (first, width) = if mma.b == Type::Tf32 { (4 * r, 4) } else { (8 * r, 8) };
+        for (j, row) in b[first..first + width].iter_mut().enumerate() {
+            for g in 0..8 {
+                row[g] = columns[g][j];
+            }
+        }
     }
     let mut d = [[0f32; 8]; 16];
     for r in 0..nc {
         let bits = v.read32(i.list[ct + r]);
-        for (lane, &x) in bits.iter().enumerate() {
-            let (g, t) = (lane / 4, lane % 4 * 2);
-            if nc == 2 {
-                d[g + 8 * r][t] = f16(x & 0xFFFF);
-                d[g + 8 * r][t + 1] = f16(x >> 16);
-            } else {
-                d[g + 8 * (r / 2)][t + r % 2] = f32::from_bits(x);
+        if nc == 2 {
+            let rows = unpack(Type::F16, &bits);
+            d[8 * r..8 * r + 8].copy_from_slice(&rows);
+        } else {
+            let half: &mut [[f32; 8]] = &mut d[8 * (r / 2)..8 * (r / 2) + 8];
+            for g in 0..8 {
+                for t in 0..4 {
+                    half[g][2 * t + r % 2] = f32::from_bits(bits[4 * g + t]);
+                }
             }
         }
     }
-    let k = mma.k as usize;
     match v.accumulation {
         Accumulation::Sequential => {
             for (row, d) in a.iter().zip(&mut d) {
-                for (x, b) in row[..k].iter().zip(&b) {
+                for (x, b) in row.iter().zip(&b) {
                     for n in 0..8 {
                         d[n] = x.mul_add(b[n], d[n]);
                     }
@@ -88,11 +104,11 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
         Accumulation::Pairwise => {
             for (row, d) in a.iter().zip(&mut d) {
                 for n in 0..8 {
-                    let mut sums = [0f32; MAX_K];
-                    for j in 0..k {
+                    let mut sums = [0f32; K];
+                    for j in 0..K {
                         sums[j] = row[j] * b[j][n];
                     }
-                    let mut half = k / 2;
+                    let mut half = K / 2;
                     while half > 0 {
                         for j in 0..half {
                             sums[j] += sums[j + half];
@@ -107,8 +123,8 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
             // Groups of eight products and the sum so far are added at once and cut to f32.
             for (row, d) in a.iter().zip(&mut d) {
                 for n in 0..8 {
-                    for j in (0..k).step_by(8) {
-                        let exact = (j..k.min(j + 8)).map(|q| f64::from(row[q]) * f64::from(b[q][n]));
+                    for j in (0..K).step_by(8) {
+                        let exact = (j..K.min(j + 8)).map(|q| f64::from(row[q]) * f64::from(b[q][n]));
                         d[n] = narrow32(exact.sum::<f64>() + f64::from(d[n]), Round::Zero);
                     }
                 }
@@ -116,41 +132,49 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
         }
     }
     for r in 0..nc {
-        let out: [u32; 32] = std::array::from_fn(|lane| {
-            let (g, t) = (lane / 4, lane % 4 * 2);
-            if nc == 2 {
-                f16_near(d[g + 8 * r][t]) | f16_near(d[g + 8 * r][t + 1]) << 16
-            } else {
-                d[g + 8 * (r / 2)][t + r % 2].to_bits()
+        let mut out = [0u32; 32];
+        for g in 0..8 {
+            for t in 0..4 {
+                out[4 * g + t] = if nc == 2 {
+                    let row = &d[g + 8 * r];
+                    f16_near(row[2 * t]) | f16_near(row[2 * t + 1]) << 16
+                } else {
+                    d[g + 8 * (r / 2)][2 * t + r % 2].to_bits()
+                };
             }
-        });
+        }
         v.write32(i.list[r], m, &out);
     }
 }
 
-/// Calls `put(lane, index along k, value)` for the elements of register block `block`.
+/// The elements that the four lanes of each group hold in one register, in order: four of tf32, else eight.
 #[inline(always)]
-fn unpack(ty: Type, block: usize, bits: &[u32; 32], mut put: impl FnMut(usize, usize, f32)) {
-    for (lane, &x) in bits.iter().enumerate() {
-        let t = lane % 4;
-        match ty {
-            // A tensor core reads the upper 19 bits.
-            Type::Tf32 => put(lane, 4 * block + t, f32::from_bits(x & !0x1FFF)),
-            Type::Bf16 => {
-                put(lane, 8 * block + 2 * t, bf16(x & 0xFFFF));
-                put(lane, 8 * block + 2 * t + 1, bf16(x >> 16));
-            }
-            _ => {
-                put(lane, 8 * block + 2 * t, f16(x & 0xFFFF));
-                put(lane, 8 * block + 2 * t + 1, f16(x >> 16));
+fn unpack(ty: Type, bits: &[u32; 32]) -> [[f32; 8]; 8] {
+    let mut out = [[0f32; 8]; 8];
+    for g in 0..8 {
+        for t in 0..4 {
+            let x = bits[4 * g + t];
+            match ty {
+                // A tensor core reads the upper 19 bits.
+                Type::Tf32 => out[g][t] = f32::from_bits(x & !0x1FFF),
+                Type::Bf16 => {
+                    out[g][2 * t] = f32::from_bits(x << 16);
+                    out[g][2 * t + 1] = f32::from_bits(x & 0xFFFF_0000);
+                }
+                _ => {
+                    out[g][2 * t] = f16(x & 0xFFFF);
+                    out[g][2 * t + 1] = f16(x >> 16);
+                }
             }
         }
     }
+    out
 }
 
 #[inline(always)]
-fn integers(v: &mut View, i: &Instruction, m: u32, mma: Mma, [at, bt, ct]: [usize; 3]) {
+fn integers(v: &mut View, i: &Instruction, m: u32, mma: Mma) {
     let [na, nb, nc] = mma.registers();
+    let (at, bt, ct) = (nc, nc + na, nc + na + nb);
     let byte = |ty: Type, x: u32, j: usize| {
         let b = (x >> (8 * j)) as u8;
         if ty == Type::S8 { i32::from(b as i8) } else { i32::from(b) }

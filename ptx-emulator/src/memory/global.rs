@@ -203,6 +203,13 @@ impl GlobalMemory {
         Ok(())
     }
 
+    /// Counts a fresh allocation, which is zero, as written.
+    pub(crate) fn zero(&self, address: u64) {
+        if let Some(a) = find(&self.read_table().live, address) {
+            a.all_written.store(true, Relaxed);
+        }
+    }
+
     /// Device-to-device copy; what was not initialised stays so.
     ///
     /// # Errors

@@ -49,6 +49,7 @@ pub(super) fn need(step: &Step, features: Features, format: WeightFormat, thread
             attention::need(q, *heads)
         }
         Kernel::Codebook { codes, .. } => codebook::need(codes),
+        Kernel::Rope { table, .. } => rope::need(table),
         _ => Need::default(),
     }
 }
