@@ -24,6 +24,9 @@ pub enum Error {
     /// Steps or a prefix that are not possible.
     #[error(transparent)]
     Schedule(#[from] crate::schedule::ScheduleError),
+    /// Text cannot be generated as asked.
+    #[error(transparent)]
+    Generate(#[from] crate::generate::GenerateError),
     /// A slice that is not a whole number of items.
     #[error("{what}: {len} numbers are not a whole number of items of {item}")]
     NotWhole {
@@ -112,6 +115,10 @@ pub enum Error {
 impl Error {
     /// Whether the run stopped because its cancel flag was set.
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, Error::Run { source, .. } if matches!(**source, RunError::Cancelled { .. }))
+        match self {
+            Error::Run { source, .. } => matches!(**source, RunError::Cancelled { .. }),
+            Error::Generate(crate::generate::GenerateError::Cancelled) => true,
+            _ => false,
+        }
     }
 }

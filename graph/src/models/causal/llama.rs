@@ -178,7 +178,7 @@ impl Config {
             return Err(wrong(model, "sliding_window", window, "none: sliding windows are not supported"));
         }
         match &self.rope_scaling {
-            Some(scaling) => scaling.validate(model),
+            Some(scaling) => scaling.validate(model, head_dim),
             None => Ok(()),
         }
     }

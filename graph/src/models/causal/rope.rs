@@ -27,11 +27,14 @@ pub struct RopeScaling {
     pub beta_slow: Option<f64>,
     /// Base of the frequencies, where the configuration keeps it here (Transformers 5).
     pub rope_theta: Option<f64>,
+    /// Divides each frequency, `head_dim / 2` of them: how GGUF files keep the llama3 scaling.
+    #[serde(skip)]
+    pub frequency_factors: Option<Vec<f32>>,
 }
 
 impl RopeScaling {
     /// Checks what [`table`] relies on.
-    pub(super) fn validate(&self, model: &str) -> Result<(), GraphError> {
+    pub(super) fn validate(&self, model: &str, head_dim: usize) -> Result<(), GraphError> {
         let positive = |field: &str, value: Option<f64>, required: bool| match value {
             Some(x) if x > 0.0 && x.is_finite() => Ok(()),
             None if !required => Ok(()),
@@ -40,6 +43,12 @@ impl RopeScaling {
                 Err(wrong(model, &format!("rope_scaling.{field}"), value, "a positive number"))
             }
         };
+        if let Some(factors) = &self.frequency_factors
+            && (factors.len() != head_dim / 2 || factors.iter().any(|f| !(*f > 0.0 && f.is_finite())))
+        {
+            let expected = format!("{} positive numbers", head_dim / 2);
+            return Err(wrong(model, "rope_freqs", format!("{} numbers", factors.len()), expected));
+        }
         let kind = self.kind();
         match kind {
             "default" | "linear" | "llama3" | "yarn" => {}
@@ -115,7 +124,10 @@ fn frequencies(dim: usize, theta: f64, scaling: &RopeScaling, max_positions: usi
                 .unwrap_or_else(|| if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 });
             ((0..half).map(|i| scaled(i) as f32).collect(), attention)
         }
-        _ => ((0..half).map(|i| plain(i) as f32).collect(), 1.0),
+        _ => {
+            let factor = |i: usize| scaling.frequency_factors.as_ref().map_or(1.0, |f| f64::from(f[i]));
+            ((0..half).map(|i| (plain(i) / factor(i)) as f32).collect(), 1.0)
+        }
     }
 }
 
@@ -169,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_a_scaling_lacks_is_named() {
-        let error = |s: RopeScaling| s.validate("llama").unwrap_err().to_string();
+        let error = |s: RopeScaling| s.validate("llama", 64).unwrap_err().to_string();
         assert!(error(scaling("dynamic")).contains("rope_scaling.rope_type = dynamic"));
         assert!(
             error(RopeScaling { factor: None, ..scaling("linear") }).contains("rope_scaling.factor = absent")
