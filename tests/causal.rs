@@ -2,7 +2,7 @@
 
 use selftok_graph::Program;
 use selftok_graph::models::causal::{Config, Limits, gpt2, llama};
-use selftok_workspace::backend::{all, inputs, slots};
+use selftok_workspace::backend::{Backend, Engine, all, inputs, slots};
 use selftok_workspace::{Array, Golden, Session, assert_close, path};
 
 const TOLERANCE: f64 = 1e-4;
@@ -140,4 +140,37 @@ fn qwen3_with_normalised_queries_and_keys() {
 fn gpt2_with_learnt_positions() {
     prefill("gpt2");
     greedy("gpt2");
+}
+
+#[test]
+fn any_pass_may_be_off() {
+    let case = case("llama3");
+    let limits = Limits { rows: 48, logits: 48, sequences: 2, context: 24 };
+    let program = Program::from(case.config.forward(limits).unwrap());
+    let rows = packed(&case.io.get("input_ids"));
+    let wanted: Vec<usize> = (0..rows.len()).collect();
+    let expected = case.io.get("logits");
+    for pass in ["fold", "fuse", "bind.share", "place", "schedule"] {
+        let backend = Engine::without(&[pass]);
+        let mut session = backend.open(&program, &|name| case.weight(name));
+        let mut logits = run(&mut *session, limits, &rows, &wanted);
+        logits.shape.clone_from(&expected.shape);
+        assert_close(&backend.name(), &logits, &expected, TOLERANCE);
+    }
+}
+
+#[test]
+fn a_row_that_no_cache_has_is_refused() {
+    let case = case("llama3");
+    let limits = Limits { rows: 4, logits: 1, sequences: 2, context: 8 };
+    let program = Program::from(case.config.forward(limits).unwrap());
+    let backend = Engine::without(&[]);
+    for (row, what) in [((1.0, 2, 0), "sequence"), ((1.0, 0, 8), "position"), ((256.0, 0, 0), "embed")] {
+        let message = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut session = backend.open(&program, &|name| case.weight(name));
+            run(&mut *session, limits, &[row], &[0]);
+        }));
+        let message = *message.unwrap_err().downcast::<String>().unwrap();
+        assert!(message.contains(what) && message.contains("expected 0.."), "{message}");
+    }
 }

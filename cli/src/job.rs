@@ -119,7 +119,7 @@ pub fn device(common: &Common) -> Result<Device> {
 
 /// A flag that the first Ctrl-C (or SIGTERM) sets; the second ends the process at once, should a job not come to its next
 /// step.
-fn watch_signals() -> Result<Arc<AtomicBool>> {
+pub fn watch_signals() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

@@ -1,6 +1,7 @@
 //! The command line of the Selftok runtime: parses, calls the engine, prints.
 
 mod args;
+mod complete;
 mod decode;
 mod encode;
 mod failure;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         args::Command::Encode(args) => encode::run(&common, args),
         args::Command::Decode(args) => decode::run(&common, args),
         args::Command::Recon(args) => recon::run(&common, args),
+        args::Command::Complete(args) => complete::run(&common, args),
         args::Command::Inspect(args) => inspect::run(&common, args),
     };
     ExitCode::from(match done {
