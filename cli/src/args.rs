@@ -69,6 +69,8 @@ pub enum Command {
     Decode(Decode),
     /// Show how well pictures survive: tokens, PSNR, SSIM and a contact sheet
     Recon(Recon),
+    /// Continue a text with a causal language model (Llama, Mistral, Qwen, GPT-2)
+    Complete(Complete),
     /// Show what a model is, and what it compiles to
     Inspect(Inspect),
     /// Run any supported network: named tensors in, named tensors out
@@ -199,6 +201,58 @@ pub struct Sample {
     /// The file of results
     #[arg(long, short, value_name = "OUT.safetensors")]
     pub output: PathBuf,
+}
+
+/// `complete`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  selftok complete SmolLM2-135M-Instruct.Q4_1.gguf 'The capital of France is' -n 16\n  \
+                        selftok complete llama/ --ids 1,2,3 --temperature 0 --json\n  \
+                        selftok complete model.gguf --chat 'Who are you?' --temperature 0.8 --top-p 0.95 --seed 7"
+)]
+pub struct Complete {
+    /// A folder as Hugging Face publishes it (config.json, weights, tokenizer.json), or a GGUF file
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The text to continue; with --chat, what the user says
+    #[arg(value_name = "TEXT", required_unless_present = "ids", conflicts_with = "ids")]
+    pub text: Option<String>,
+    /// Ids to continue, instead of a text; they are taken as they are
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', conflicts_with = "chat")]
+    pub ids: Vec<u32>,
+    /// The most tokens to add
+    #[arg(long = "max-new", short = 'n', value_name = "N", default_value_t = 64)]
+    pub max_new: usize,
+    /// Divides the logits before drawing; 0 takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Draw from the N likeliest tokens only; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub top_k: usize,
+    /// Draw from the likeliest tokens that together reach this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Draw from tokens at least this fraction as likely as the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Makes tokens that were there before less likely; 1 for no difference
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// Seed of the draws: the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Put the text into the model's own chat template, as a user's turn
+    #[arg(long)]
+    pub chat: bool,
+    /// A system message before the user's turn
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// Go on after tokens that end a text
+    #[arg(long)]
+    pub ignore_stop: bool,
+    /// Say on stderr how long the prompt took, and how fast tokens came
+    #[arg(long)]
+    pub stats: bool,
 }
 
 /// `inspect`.

@@ -1,6 +1,7 @@
 //! The command line of the Selftok runtime: parses, calls the engine, prints.
 
 mod args;
+mod complete;
 mod decode;
 mod encode;
 mod failure;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         args::Command::Encode(args) => encode::run(&common, args),
         args::Command::Decode(args) => decode::run(&common, args),
         args::Command::Recon(args) => recon::run(&common, args),
+        args::Command::Complete(args) => complete::run(&common, args),
         args::Command::Inspect(args) => inspect::run(&common, args),
         args::Command::Run(args) => run::run(&common, args),
         args::Command::Sample(args) => sample::run(&common, args),

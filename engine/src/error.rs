@@ -30,6 +30,9 @@ pub enum Error {
     /// A network that is not supported, or named tensors that are not its.
     #[error(transparent)]
     Network(#[from] crate::networks::NetworkError),
+    /// Text cannot be generated as asked.
+    #[error(transparent)]
+    Generate(#[from] crate::generate::GenerateError),
     /// A slice that is not a whole number of items.
     #[error("{what}: {len} numbers are not a whole number of items of {item}")]
     NotWhole {
@@ -130,6 +133,10 @@ impl From<selftok_graph::CompileError> for Error {
 impl Error {
     /// Whether the run stopped because its cancel flag was set.
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, Error::Run { source, .. } if matches!(**source, RunError::Cancelled { .. }))
+        match self {
+            Error::Run { source, .. } => matches!(**source, RunError::Cancelled { .. }),
+            Error::Generate(crate::generate::GenerateError::Cancelled) => true,
+            _ => false,
+        }
     }
 }

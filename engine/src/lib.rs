@@ -5,6 +5,7 @@ mod bounded;
 pub mod device;
 pub mod error;
 pub mod executable;
+pub mod generate;
 pub mod inputs;
 pub mod metrics;
 pub mod model;

@@ -87,7 +87,7 @@ impl Generator {
     }
 
     /// Uniform in `[0, 1)` with 53 bits of two draws, the high word first.
-    fn uniform_f64(&mut self) -> f64 {
+    pub(crate) fn uniform_f64(&mut self) -> f64 {
         let high = u64::from(self.next_u32());
         let bits = (high << 32 | u64::from(self.next_u32())) & ((1 << 53) - 1);
         bits as f64 * 2f64.powi(-53)

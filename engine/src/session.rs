@@ -111,6 +111,17 @@ impl Session {
         self.named(result)
     }
 
+    /// A state, to be changed in place.
+    ///
+    /// # Errors
+    /// If there is no such state.
+    pub fn state_mut(&mut self, name: &str) -> Result<&mut [f32], Error> {
+        let plan = &self.executable;
+        self.bound
+            .state_mut(name)
+            .map_err(|source| Error::Run { plan: plan.plan().name.clone(), source: Box::new(source) })
+    }
+
     /// Sets a state.
     ///
     /// # Errors

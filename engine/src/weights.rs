@@ -1,8 +1,9 @@
 //! Weights of any origin, as a device asks for them.
 
 use selftok_kernels_cpu::exec::{Mapped, SourceError, WeightSource};
-use selftok_kernels_cpu::gemm::RowsDType;
+use selftok_kernels_cpu::gemm::{RowsDType, WeightFormat};
 use selftok_loader::{DType, TensorSource};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The loader's tensors under the executor's trait.
@@ -31,6 +32,24 @@ impl WeightSource for Adapter {
         // Files are little-endian; elsewhere they are read through `read_f32`, which converts.
         let bytes = self.0.bytes(name).filter(|_| cfg!(target_endian = "little"))?;
         Some(Mapped { dtype, bytes })
+    }
+
+    fn blocks(&self, name: &str) -> Option<WeightFormat> {
+        let info = self.0.info(name).filter(|info| info.shape.len() == 2)?;
+        match info.dtype {
+            DType::Q8_0 => Some(WeightFormat::Q8_0),
+            DType::Q4_0 => Some(WeightFormat::Q4_0),
+            DType::Q4_1 => Some(WeightFormat::Q4_1),
+            _ => None,
+        }
+    }
+
+    fn read_blocks(&self, name: &str, rows: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
+        Ok(self.0.read_rows_raw(name, rows, out)?)
+    }
+
+    fn mapped_blocks(&self, name: &str) -> Option<&[u8]> {
+        self.0.bytes(name)
     }
 
     fn release(&self, name: &str) {

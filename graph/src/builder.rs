@@ -596,6 +596,36 @@ impl<'g> Tensor<'g> {
         self.one(Op::Attention { heads, kv_heads, scale, mask }, &others, shape)
     }
 
+    /// Causal attention of packed rows over the caches `k` and `v`; see [`Op::CachedAttention`]. The scale is
+    /// `head_dim^-1/2`.
+    pub fn cached_attention(
+        self,
+        (k, v): (Tensor<'g>, Tensor<'g>),
+        (sequence, position): (Tensor<'g>, Tensor<'g>),
+        heads: usize,
+        kv_heads: usize,
+    ) -> Tensor<'g> {
+        let (q, cache) = (self.shape(), k.shape());
+        let ok = heads > 0
+            && kv_heads > 0
+            && heads.is_multiple_of(kv_heads)
+            && q.rank() == 2
+            && q.last().is_multiple_of(heads)
+            && cache == v.shape()
+            && cache.rank() == 3
+            && cache.last() == q.last() / heads * kv_heads
+            && indexes(q.0[0], sequence)
+            && indexes(q.0[0], position);
+        let others = [k, v, sequence, position];
+        let want =
+            || format!("q [R, {heads}*D], k and v [S, L, {kv_heads}*D], integer sequence [R], position [R]");
+        if !self.require(ok, "cached_attention", &others, want) {
+            return self;
+        }
+        let scale = (1.0 / ((q.last() / heads) as f64).sqrt()) as f32;
+        self.one(Op::CachedAttention { heads, kv_heads, scale }, &others, q)
+    }
+
     /// Rotary embedding; see [`Op::Rope`].
     pub fn rope(self, table: Tensor<'g>, heads: usize, style: RopeStyle, offset: Option<Slot>) -> Tensor<'g> {
         let (x, t) = (self.shape(), table.shape());
@@ -657,6 +687,30 @@ impl<'g> Tensor<'g> {
         self.one(Op::Combine, xs, first)
     }
 
+    /// Writes packed rows into this state `[S, L, C]`; see [`Op::CacheAppend`].
+    pub fn cache_append(self, value: Tensor<'g>, (sequence, position): (Tensor<'g>, Tensor<'g>)) {
+        let (state, v) = (self.shape(), value.shape());
+        let is_state = matches!(self.g.inner.borrow().graph.producer(self.id).op, Op::State);
+        let ok = is_state
+            && state.rank() == 3
+            && v.rank() == 2
+            && state.last() == v.last()
+            && indexes(v.0[0], sequence)
+            && indexes(v.0[0], position);
+        let others = [value, sequence, position];
+        let want = || "a state [S, L, C], value [R, C], integer sequence [R], position [R]".into();
+        if self.require(ok, "cache_append", &others, want) {
+            let stages = others.map(|t| self.g.inner.borrow().graph.value(t.id).stage);
+            let stage = stages.into_iter().max().unwrap_or(Stage::Step).max(Stage::Request);
+            let inputs = std::iter::once(self.id).chain(others.map(|t| t.id)).collect();
+            self.g.record(Op::CacheAppend, inputs, vec![], stage);
+            // The state's own stage is step; the write happens when its rows are known.
+            if let Some(node) = self.g.inner.borrow_mut().graph.nodes.last_mut() {
+                node.stage = stage;
+            }
+        }
+    }
+
     /// Writes `value` into this state, whole, or from row `at.1` of dimension `at.0`.
     pub fn assign(self, value: Tensor<'g>, at: Option<(usize, Slot)>) {
         let (state, v) = (self.shape(), value.shape());
@@ -674,6 +728,11 @@ impl<'g> Tensor<'g> {
             }
         }
     }
+}
+
+/// Whether `index` holds one integer for each of `rows`.
+fn indexes(rows: Dim, index: Tensor<'_>) -> bool {
+    index.dtype() == DType::I32 && index.shape() == Shape(vec![rows])
 }
 
 impl<'g> Add for Tensor<'g> {

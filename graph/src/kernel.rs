@@ -118,6 +118,38 @@ pub enum Kernel<T> {
         /// `[B, N, H*D]`
         out: T,
     },
+    /// Causal softmax attention of packed rows over caches.
+    CachedAttention {
+        /// `[R, H*D]`
+        q: T,
+        /// `[S, L, KV*D]`
+        k: T,
+        /// `[S, L, KV*D]`
+        v: T,
+        /// `[R]`, i32
+        sequence: T,
+        /// `[R]`, i32
+        position: T,
+        /// `H`
+        heads: usize,
+        /// `KV`
+        kv_heads: usize,
+        /// Factor on the scores.
+        scale: f32,
+        /// `[R, H*D]`
+        out: T,
+    },
+    /// Packed rows into caches; other rows stay.
+    CacheAppend {
+        /// `[R, C]`
+        value: T,
+        /// `[R]`, i32
+        sequence: T,
+        /// `[R]`, i32
+        position: T,
+        /// `[S, L, C]`
+        out: T,
+    },
     /// Rotary embedding.
     Rope {
         /// `[B, N, H*D]`
@@ -215,6 +247,8 @@ impl<T> Kernel<T> {
             Kernel::Modulate { .. } => "modulate",
             Kernel::GroupNorm { .. } => "group_norm",
             Kernel::Attention { .. } => "attention",
+            Kernel::CachedAttention { .. } => "cached_attention",
+            Kernel::CacheAppend { .. } => "cache_append",
             Kernel::Rope { .. } => "rope",
             Kernel::Embed { .. } => "embed",
             Kernel::TimestepEmbed { .. } => "timestep_embed",
@@ -302,6 +336,25 @@ impl<T> Kernel<T> {
                 mask: *mask,
                 out: f(out, "out", Write)?,
             },
+            Kernel::CachedAttention { q, k, v, sequence, position, heads, kv_heads, scale, out } => {
+                Kernel::CachedAttention {
+                    q: f(q, "q", Read)?,
+                    k: f(k, "k", Read)?,
+                    v: f(v, "v", Read)?,
+                    sequence: f(sequence, "sequence", Read)?,
+                    position: f(position, "position", Read)?,
+                    heads: *heads,
+                    kv_heads: *kv_heads,
+                    scale: *scale,
+                    out: f(out, "out", Write)?,
+                }
+            }
+            Kernel::CacheAppend { value, sequence, position, out } => Kernel::CacheAppend {
+                value: f(value, "value", Read)?,
+                sequence: f(sequence, "sequence", Read)?,
+                position: f(position, "position", Read)?,
+                out: f(out, "out", Write)?,
+            },
             Kernel::Rope { x, table, heads, style, offset, out } => Kernel::Rope {
                 x: f(x, "x", Read)?,
                 table: f(table, "table", Read)?,
@@ -364,6 +417,8 @@ impl<T> Kernel<T> {
             | Kernel::Modulate { out, .. }
             | Kernel::GroupNorm { out, .. }
             | Kernel::Attention { out, .. }
+            | Kernel::CachedAttention { out, .. }
+            | Kernel::CacheAppend { out, .. }
             | Kernel::Rope { out, .. }
             | Kernel::Embed { out, .. }
             | Kernel::TimestepEmbed { out, .. }

@@ -215,6 +215,17 @@ pub enum Op {
         /// Slot of the first row's position; 0 where none.
         offset: Option<crate::Slot>,
     },
+    /// Causal softmax attention of packed rows over caches: `q [R, H*D], k [S, L, KV*D], v [S, L, KV*D],
+    /// sequence [R], position [R]`. Row `i` sees rows `0..=position[i]` of cache `sequence[i]`, so that sequences of
+    /// any lengths share a run without padding. Result `[R, H*D]`.
+    CachedAttention {
+        /// Query heads `H`.
+        heads: usize,
+        /// Key and value heads `KV`, a divisor of `heads`.
+        kv_heads: usize,
+        /// Factor on the scores.
+        scale: f32,
+    },
     /// Rows of `table [V, C]` by `ids`: `[.., C]`.
     Embed,
     /// `t [..]` times `freqs [F]`: cosines, then sines: `[.., 2F]` (sines first where `sin_first`).
@@ -227,6 +238,9 @@ pub enum Op {
     Codebook,
     /// `sum_i coeffs[i] * x_i`: `coeffs [n], x_0, .., x_{n-1}` of one shape: guidance and solver updates.
     Combine,
+    /// Writes packed rows into caches: `state [S, L, C], value [R, C], sequence [R], position [R]`; row `i` becomes row
+    /// `position[i]` of cache `sequence[i]`. Has no result.
+    CacheAppend,
     /// Writes `value` into `state` (operands `state, value`), at row `at` of dimension `dim` where given.
     /// Has no result.
     Assign {
@@ -259,6 +273,8 @@ impl Op {
             Op::Binary(_) => "binary",
             Op::Attention { .. } => "attention",
             Op::Rope { .. } => "rope",
+            Op::CachedAttention { .. } => "cached_attention",
+            Op::CacheAppend => "cache_append",
             Op::Embed => "embed",
             Op::TimestepEmbed { .. } => "timestep_embed",
             Op::Codebook => "codebook",

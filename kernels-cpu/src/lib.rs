@@ -3,6 +3,7 @@
 pub mod aligned;
 pub mod arch;
 pub mod attention;
+pub mod cache;
 pub mod codebook;
 pub mod combine;
 pub mod conv;

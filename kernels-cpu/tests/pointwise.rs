@@ -6,7 +6,7 @@ use selftok_graph::{Activation, Binary, RopeStyle};
 use selftok_kernels_cpu::attention::Strides;
 use selftok_kernels_cpu::combine::{Combine, MAX_TERMS};
 use selftok_kernels_cpu::elementwise::{BinaryOp, Unary};
-use selftok_kernels_cpu::embed::{Gather, TimestepEmbed};
+use selftok_kernels_cpu::embed::{Gather, TableFormat, TimestepEmbed};
 use selftok_kernels_cpu::rope::{HeadNorm, Rope};
 use selftok_kernels_cpu::softmax::Softmax;
 use selftok_kernels_cpu::strided::Strided;
@@ -81,7 +81,8 @@ fn gathered_rows_are_the_tables_bit_for_bit() {
     let ids: Vec<i32> = (0..rows as i32).map(|i| i * 31 % 100).collect();
     let mut y = vec![0.0f32; rows * width];
     let kernel = Gather {
-        table: table.as_ptr(),
+        table: table.as_ptr().cast(),
+        format: TableFormat::F32,
         ids: ids.as_ptr(),
         y: y.as_mut_ptr(),
         y_map: RowMap::dense(width),

@@ -41,6 +41,26 @@ pub fn gguf(architecture: &str, heads: usize, kv_heads: usize) -> Dialect {
     table
 }
 
+/// GPT-2 as published: with or without the prefix `transformer.`, and with the matrices of its `Conv1D` layers, which are
+/// stored `[in, out]`, turned to `[out, in]`.
+pub fn gpt2() -> Dialect {
+    let mut table = Dialect::new();
+    for prefix in ["", "transformer."] {
+        for name in ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"] {
+            let (from, to) = (format!("{prefix}h.{{i}}.{name}"), format!("transformer.h.{{i}}.{name}"));
+            table = table
+                .rule(&[&format!("{from}.weight")], &format!("{to}.weight"), Transform::Transpose)
+                .rename(&format!("{from}.bias"), &format!("{to}.bias"));
+        }
+    }
+    for name in ["h.{i}.ln_1", "h.{i}.ln_2", "ln_f", "wte", "wpe"] {
+        for end in ["weight", "bias"] {
+            table = table.rename(&format!("{name}.{end}"), &format!("transformer.{name}.{end}"));
+        }
+    }
+    table
+}
+
 /// Autoencoders saved by old versions of diffusers: `query`, `key`, `value`, `proj_attn` → `to_q`, `to_k`, `to_v`,
 /// `to_out.0`.
 pub fn old_diffusers_vae() -> Dialect {

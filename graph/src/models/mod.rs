@@ -2,6 +2,7 @@
 //! library's tensor names.
 
 pub mod autoencoder;
+pub mod causal;
 pub mod clip;
 pub mod diffusion;
 pub mod dinov2;

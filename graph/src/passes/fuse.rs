@@ -109,6 +109,17 @@ fn start(chain: &mut Chain, node: &Node, target: &Target) -> Option<Kernel<Value
             let segments = node.inputs[1..].chunks(2).map(|kv| (kv[0], kv[1])).collect();
             Kernel::Attention { q: x?, segments, heads, kv_heads, scale, mask, out: chain.out }
         }
+        Op::CachedAttention { heads, kv_heads, scale } => Kernel::CachedAttention {
+            q: x?,
+            k: operand(1),
+            v: operand(2),
+            sequence: operand(3),
+            position: operand(4),
+            heads,
+            kv_heads,
+            scale,
+            out: chain.out,
+        },
         Op::Rope { heads, style, offset } => {
             Kernel::Rope { x: x?, table: operand(1), heads, style, offset, out: chain.out }
         }
@@ -134,6 +145,7 @@ fn start(chain: &mut Chain, node: &Node, target: &Target) -> Option<Kernel<Value
         | Op::Permute(_)
         | Op::Restrict
         | Op::Concat { .. }
+        | Op::CacheAppend
         | Op::Assign { .. } => return None,
     })
 }
@@ -242,7 +254,7 @@ pub fn live_nodes(graph: &Graph) -> Vec<bool> {
         live[graph.value(*value).node] = true;
     }
     for (index, node) in graph.nodes.iter().enumerate().rev() {
-        live[index] |= matches!(node.op, Op::Assign { .. });
+        live[index] |= matches!(node.op, Op::Assign { .. } | Op::CacheAppend);
         if live[index] {
             for &input in &node.inputs {
                 live[graph.value(input).node] = true;

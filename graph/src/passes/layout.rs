@@ -80,6 +80,8 @@ pub fn want<T>(kernel: &Kernel<T>, role: &str) -> Want {
         (Kernel::Attention { .. } | Kernel::Rope { .. }, "q" | "k" | "v" | "x" | "out") => Want::UnitLast,
         (Kernel::Modulate { .. }, _) => Want::Rows,
         (Kernel::Map { .. } | Kernel::Copy { .. }, _) => Want::Strided,
+        (Kernel::CachedAttention { .. }, "q" | "k" | "v" | "out") => Want::UnitLast,
+        (Kernel::CacheAppend { .. }, "value" | "out") => Want::UnitLast,
         (Kernel::Embed { .. }, "out") => Want::Rows,
         (Kernel::Codebook { .. }, "x") => Want::Rows,
         (Kernel::TimestepEmbed { .. }, "out") => Want::Rows,

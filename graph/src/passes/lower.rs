@@ -106,6 +106,9 @@ pub fn lower(
             Op::Concat { .. } if live[index] => drop(lowering.view(node.outputs[0])),
             _ => {}
         }
+        if let Op::CacheAppend = node.op {
+            lowering.cache_append(index, &node.inputs);
+        }
     }
     lowering.write_outputs();
     Ok(lowering.done)
@@ -532,6 +535,18 @@ impl<'g> Lowering<'g> {
         let out = self.state_view(state, &shape, at);
         let stage = stage.max(self.stage(value));
         self.push(Kernel::Copy { x, out }, stage);
+    }
+
+    fn cache_append(&mut self, node: usize, inputs: &[ValueId]) {
+        self.scope = self.graph.nodes[node].scope.clone();
+        let stage = self.graph.nodes[node].stage.max(self.stage(inputs[1]));
+        let [out, value, sequence, position] = [0, 1, 2, 3].map(|i| self.view(inputs[i]));
+        let kernel = Kernel::CacheAppend { value, sequence, position, out };
+        let Ok(kernel) = kernel.map(|view, role, _| {
+            let fits = satisfies(&view.axes, want(&kernel, role));
+            Ok::<_, std::convert::Infallible>(if fits { view.clone() } else { self.copied(view, stage) })
+        });
+        self.push(kernel, stage);
     }
 
     /// Copies each output that its producer has not written itself.

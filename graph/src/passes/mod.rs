@@ -246,6 +246,7 @@ fn cost(kernel: &Kernel<Operand>) -> (u64, u64) {
             let _ = (q, kv_heads, heads);
             4 * numel(o) * keys as u64
         }
+        Kernel::CachedAttention { q, k, .. } => 4 * numel(q) * k.sizes()[1] as u64,
         Kernel::Codebook { x, codes, .. } => 2 * numel(x) * codes.sizes()[0] as u64,
         Kernel::Norm { .. } | Kernel::GroupNorm { .. } => 8 * out,
         Kernel::Combine { xs, .. } => 2 * xs.len() as u64 * out,
@@ -253,6 +254,7 @@ fn cost(kernel: &Kernel<Operand>) -> (u64, u64) {
         Kernel::Modulate { .. } => 2 * out,
         Kernel::Map { .. } => out,
         Kernel::TimestepEmbed { .. }
+        | Kernel::CacheAppend { .. }
         | Kernel::Embed { .. }
         | Kernel::Copy { .. }
         | Kernel::Upsample2x { .. } => 0,

@@ -61,6 +61,8 @@ pub struct GemmKernels {
     pub unit: usize,
     /// Words of packed A in a unit.
     pub a_words: usize,
+    /// Words of a column of B in a unit.
+    pub b_words: usize,
     /// `tiles[rows - 1][vectors - 1]`, prefetching.
     pub tiles: &'static [[Tile; 2]],
     /// The same for B that is streamed from memory: without prefetching, which would hinder the hardware's.

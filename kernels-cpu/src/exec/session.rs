@@ -214,6 +214,20 @@ impl Session {
         Ok(())
     }
 
+    /// A state, to be changed in place.
+    ///
+    /// # Errors
+    /// If there is no such state.
+    pub fn state_mut(&mut self, name: &str) -> Result<&mut [f32], RunError> {
+        let states = &self.executable.plan().states;
+        let Some(state) = states.iter().find(|state| state.name == name) else {
+            let known = states.iter().map(|state| state.name.clone()).collect();
+            return Err(RunError::NoState { name: name.into(), known });
+        };
+        let elements = state.offset..state.offset + state.shape.iter().product::<usize>();
+        Ok(&mut self.states()[elements])
+    }
+
     /// Sets a state.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //! The executor knows no file format. Whoever opens files (or computes weights by a rule) implements this trait.
 
 use super::SourceError;
-use crate::gemm::RowsDType;
+use crate::gemm::{RowsDType, WeightFormat};
+use std::ops::Range;
 
 /// Bytes of a whole tensor as they lie in memory, row-major, at any alignment.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,28 @@ pub trait WeightSource: Send + Sync {
     /// The tensor's bytes where they lie in memory as f32, bf16 or f16. An executable reads them in place for as
     /// long as it lives (it keeps the source alive).
     fn mapped(&self, name: &str) -> Option<Mapped<'_>> {
+        let _ = name;
+        None
+    }
+
+    /// The blocks that the tensor `[n, k]` is stored in, where it is quantised; products then read them through
+    /// [`WeightSource::read_blocks`] and never expand them.
+    fn blocks(&self, name: &str) -> Option<WeightFormat> {
+        let _ = name;
+        None
+    }
+
+    /// Reads the blocks of whole rows as they are stored, for a tensor of which [`WeightSource::blocks`] says the format.
+    ///
+    /// # Errors
+    /// Whatever keeps the source from doing so.
+    fn read_blocks(&self, name: &str, rows: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
+        let _ = (rows, out);
+        Err(format!("tensor '{name}' is not stored in blocks").into())
+    }
+
+    /// The stored bytes of a quantised tensor where they lie in memory: what rows of a table are looked up in.
+    fn mapped_blocks(&self, name: &str) -> Option<&[u8]> {
         let _ = name;
         None
     }

@@ -7,8 +7,10 @@
 use super::context::Fixed;
 use super::{BindError, WeightSource};
 use crate::aligned::AlignedBuf;
+use crate::arch::blocks::BLOCK;
 use crate::codebook::Codebook;
 use crate::conv::pack_conv_weight;
+use crate::embed::TableFormat;
 use crate::gemm::{GemmError, PackedMatrix, RowsDType, WeightFormat};
 use crate::isa::Features;
 use selftok_graph::{Plan, Stage};
@@ -169,7 +171,64 @@ impl Store {
         step: &str,
     ) -> Result<Arc<PackedMatrix>, BindError> {
         let (n, format, features) = (rows.len(), self.format, self.features);
+        let name = &self.plan.weights[id as usize].name;
+        // Blocks stay as they are where a row is a whole number of them.
+        if let Some(format) = self.source.blocks(name).filter(|_| k.is_multiple_of(BLOCK)) {
+            return self.pack_blocks((id, rows, false), k, format, step);
+        }
         self.pack((id, rows, false), k, step, |read| PackedMatrix::pack(n, k, format, features, read))
+    }
+
+    fn pack_blocks(
+        &mut self,
+        key: (u32, Range<usize>, bool),
+        k: usize,
+        format: WeightFormat,
+        step: &str,
+    ) -> Result<Arc<PackedMatrix>, BindError> {
+        if let Some(packed) = self.packed.get(&key) {
+            return Ok(Arc::clone(packed));
+        }
+        let name = &self.plan.weights[key.0 as usize].name;
+        let (n, first) = (key.1.len(), key.1.start);
+        let mut failure = None;
+        let packed = PackedMatrix::pack_blocks(n, k, format, self.features, |rows, out| {
+            if failure.is_none() {
+                failure = self.source.read_blocks(name, first + rows.start..first + rows.end, out).err();
+            }
+        });
+        if let Some(source) = failure {
+            return Err(BindError::ReadWeight { name: name.clone(), source });
+        }
+        let packed = Arc::new(packed.map_err(|source| BindError::Gemm { step: step.into(), source })?);
+        self.source.release(name);
+        self.bytes += packed.bytes();
+        self.packed.insert(key, Arc::clone(&packed));
+        Ok(packed)
+    }
+
+    /// The rows of a weight `[v, width]` as a table to look up in, in whatever form they are stored, and their first byte:
+    /// nothing is copied where they lie in memory. The source must be kept alive.
+    pub fn table(&self, id: u32, width: usize) -> Option<(TableFormat, Fixed)> {
+        let name = &self.plan.weights[id as usize].name;
+        if let (Some(format), Some(bytes)) = (self.source.blocks(name), self.source.mapped_blocks(name)) {
+            let format = TableFormat::Blocks(format);
+            let whole = bytes.len() == format.row_bytes(width) * (self.numel(id) / width.max(1));
+            return (whole && width.is_multiple_of(BLOCK)).then(|| (format, Fixed(bytes.as_ptr().cast())));
+        }
+        let mapped = self.source.mapped(name)?;
+        let format = match mapped.dtype {
+            RowsDType::F32 => return None,
+            RowsDType::Bf16 => TableFormat::Bf16,
+            RowsDType::F16 => TableFormat::F16,
+        };
+        let whole = mapped.bytes.len() == self.numel(id) * 2;
+        whole.then(|| (format, Fixed(mapped.bytes.as_ptr().cast())))
+    }
+
+    /// The source, to be kept alive by whoever points into it.
+    pub fn source(&self) -> Arc<dyn WeightSource> {
+        Arc::clone(&self.source)
     }
 
     /// Output channels of a weight `[_, I, kh, kw]` from `first` on, packed for convolutions.

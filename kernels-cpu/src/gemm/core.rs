@@ -66,7 +66,7 @@ impl Core {
         let kernels = kernels(format, features);
         let panels = Panels::new(kernels, n, k);
         let blocks = panels.units.div_ceil(A_WORDS / kernels.a_words);
-        let block_bytes = panels.width * panels.units.div_ceil(blocks) * 4;
+        let block_bytes = panels.width * panels.units.div_ceil(blocks) * panels.words * 4;
         let max_panels = (MAX_B_BYTES / block_bytes).max(1);
         let cut = Cut { tile_rows: kernels.rows, panels: panels.count(), max_panels, workers };
         let mut core =
@@ -299,7 +299,11 @@ impl Run<'_> {
     unsafe fn packed(&self, weight: &super::PackedMatrix, panel: usize, units: &Range<usize>) -> *const f32 {
         debug_assert!(weight.n() == self.core.n && weight.k() == self.core.k);
         // SAFETY: the units lie within the panel.
-        unsafe { weight.panel(panel).add(units.start * self.core.panels.panel_width(panel)) }
+        unsafe {
+            weight
+                .panel(panel)
+                .add(units.start * self.core.panels.words * self.core.panels.panel_width(panel))
+        }
     }
 
     /// Packs a block of a panel from rows in memory.

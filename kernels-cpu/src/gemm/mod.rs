@@ -57,6 +57,14 @@ pub enum GemmError {
         /// The sizes.
         sizes: Vec<usize>,
     },
+    /// A depth that is not a whole number of blocks.
+    #[error("pack: a depth of {k} is not a whole number of blocks of {block}")]
+    Blocks {
+        /// The depth.
+        k: usize,
+        /// Elements of a block.
+        block: usize,
+    },
     /// The kernel is larger than the padded picture.
     #[error("conv2d: kernel {kernel:?} exceeds the padded input {input:?}")]
     KernelTooLarge {
@@ -92,7 +100,22 @@ pub(crate) fn kernels(format: WeightFormat, features: Features) -> &'static Gemm
         (Isa::Avx2, WeightFormat::F32) => &arch::avx2::gemm::F32_KERNELS,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, WeightFormat::Bf16) => &arch::avx2::gemm::WIDENED_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, WeightFormat::Q8_0) => &arch::avx512::gemm::Q8_0_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, WeightFormat::Q4_0) => &arch::avx512::gemm::Q4_0_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, WeightFormat::Q4_1) => &arch::avx512::gemm::Q4_1_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, WeightFormat::Q8_0) => &arch::avx2::gemm::Q8_0_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, WeightFormat::Q4_0) => &arch::avx2::gemm::Q4_0_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, WeightFormat::Q4_1) => &arch::avx2::gemm::Q4_1_KERNELS,
         (_, WeightFormat::F32) => &arch::portable::gemm::F32_KERNELS,
         (_, WeightFormat::Bf16) => &arch::portable::gemm::WIDENED_KERNELS,
+        (_, WeightFormat::Q8_0) => &arch::portable::gemm::Q8_0_KERNELS,
+        (_, WeightFormat::Q4_0) => &arch::portable::gemm::Q4_0_KERNELS,
+        (_, WeightFormat::Q4_1) => &arch::portable::gemm::Q4_1_KERNELS,
     }
 }

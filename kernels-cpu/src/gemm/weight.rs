@@ -6,6 +6,7 @@
 
 use super::{GemmError, check_sizes, kernels};
 use crate::aligned::AlignedBuf;
+use crate::arch::blocks::BLOCK;
 use crate::arch::gemm::{GemmKernels, round_to_bf16};
 use crate::isa::Features;
 use std::ops::Range;
@@ -17,6 +18,24 @@ pub enum WeightFormat {
     F32,
     /// bf16; A is rounded to bf16 too, and sums are f32.
     Bf16,
+    /// GGUF's blocks of 32 signed bytes and a scale; A stays f32.
+    Q8_0,
+    /// Blocks of 32 nibbles less 8, and a scale; A stays f32.
+    Q4_0,
+    /// Blocks of 32 nibbles, a scale and a minimum; A stays f32.
+    Q4_1,
+}
+
+impl WeightFormat {
+    /// Bytes of a block of 32 elements as a file has them; `None` where elements stand alone.
+    pub fn block_bytes(self) -> Option<usize> {
+        match self {
+            WeightFormat::F32 | WeightFormat::Bf16 => None,
+            WeightFormat::Q8_0 => Some(34),
+            WeightFormat::Q4_0 => Some(18),
+            WeightFormat::Q4_1 => Some(20),
+        }
+    }
 }
 
 /// The element type of an unpacked weight.
@@ -114,11 +133,59 @@ impl PackedMatrix {
                     }
                     (pairs.as_ptr().cast::<u8>(), layout.units * 4)
                 }
+                // Blocks are packed as they are, never from f32.
+                _ => return Err(GemmError::Blocks { k, block: BLOCK }),
             };
             let to = data.as_mut_slice()[panel * layout.panel_words() * 4..].as_mut_ptr().cast::<f32>();
             // SAFETY: the staging rows hold `rows` rows of `units` words; the panel's words lie within `data`;
             // `kernels` chose a set that this processor executes.
             unsafe { (kernels.transpose)(from, stride, rows, layout.units, to, layout.panel_width(panel)) }
+        }
+        Ok(PackedMatrix { n, k, format, features, panel_words: layout.panel_words(), data })
+    }
+
+    /// Packs a row-major weight `[n, k]` of quantised blocks as they are, nothing expanded: `read(rows, buffer)` fills
+    /// `buffer` with the blocks of those rows.
+    ///
+    /// # Errors
+    /// If a size is 0, the sizes overflow, or `k` is not a whole number of blocks.
+    pub fn pack_blocks(
+        n: usize,
+        k: usize,
+        format: WeightFormat,
+        features: Features,
+        mut read: impl FnMut(Range<usize>, &mut [u8]),
+    ) -> Result<PackedMatrix, GemmError> {
+        check_sizes("pack", &[("n", n), ("k", k)])?;
+        let Some(block_bytes) = format.block_bytes().filter(|_| k.is_multiple_of(BLOCK)) else {
+            return Err(GemmError::Blocks { k, block: BLOCK });
+        };
+        let kernels = kernels(format, features);
+        let layout = Panels::new(kernels, n, k);
+        let mut data = AlignedBuf::zeroed(layout.total_words() * 4);
+        let row_bytes = layout.units * block_bytes;
+        let row_words = layout.units * kernels.b_words;
+        let mut staging = vec![0u8; layout.width * row_bytes];
+        let mut words = vec![0u32; layout.width * row_words];
+        // The halves that come before the quants.
+        let head = block_bytes - 4 * (kernels.b_words - 1);
+        for panel in 0..layout.count() {
+            let first = panel * layout.width;
+            let rows = layout.width.min(n - first);
+            read(first..first + rows, &mut staging[..rows * row_bytes]);
+            let blocks = staging[..rows * row_bytes].chunks_exact(block_bytes);
+            for (block, words) in blocks.zip(words.chunks_exact_mut(kernels.b_words)) {
+                let half = |at: usize| u32::from(u16::from_le_bytes([block[at], block[at + 1]]));
+                words[0] = half(0) | if head > 2 { half(2) << 16 } else { 0 };
+                for (word, quants) in words[1..].iter_mut().zip(block[head..].as_chunks::<4>().0) {
+                    *word = u32::from_le_bytes(*quants);
+                }
+            }
+            let to = data.as_mut_slice()[panel * layout.panel_words() * 4..].as_mut_ptr().cast::<f32>();
+            let (from, width) = (words.as_ptr().cast::<u8>(), layout.panel_width(panel));
+            // SAFETY: `words` holds `rows` rows of `row_words` words; the panel's words lie within `data`; `kernels` chose a
+            // set that this processor executes.
+            unsafe { (kernels.transpose)(from, row_words * 4, rows, row_words, to, width) }
         }
         Ok(PackedMatrix { n, k, format, features, panel_words: layout.panel_words(), data })
     }
@@ -162,13 +229,16 @@ pub(crate) struct Panels {
     pub width: usize,
     /// Units of depth.
     pub units: usize,
+    /// Words of a column in a unit.
+    pub words: usize,
     lanes: usize,
     n: usize,
 }
 
 impl Panels {
     pub fn new(kernels: &GemmKernels, n: usize, k: usize) -> Panels {
-        Panels { width: 2 * kernels.lanes, units: k.div_ceil(kernels.unit), lanes: kernels.lanes, n }
+        let (width, lanes) = (2 * kernels.lanes, kernels.lanes);
+        Panels { width, units: k.div_ceil(kernels.unit), words: kernels.b_words, lanes, n }
     }
 
     /// The number of panels.
@@ -183,11 +253,11 @@ impl Panels {
 
     /// Words of a whole panel.
     pub fn panel_words(&self) -> usize {
-        self.width * self.units
+        self.width * self.units * self.words
     }
 
     fn total_words(&self) -> usize {
         let last = self.count() - 1;
-        last * self.panel_words() + self.panel_width(last) * self.units
+        last * self.panel_words() + self.panel_width(last) * self.units * self.words
     }
 }

@@ -61,6 +61,64 @@ pub fn attention(
     out
 }
 
+/// Causal attention of packed rows `q [R, H*D]` over caches `k, v [S, L, KV*D]`: row `i` sees rows `0..=position[i]` of
+/// cache `sequence[i]`. Dead rows (NaN indices) give NaN; `None` where an index is no row of the caches.
+pub fn cached_attention(
+    q: &Array,
+    (k, v): (&Array, &Array),
+    (sequence, position): (&Array, &Array),
+    heads: usize,
+    kv_heads: usize,
+    scale: f64,
+) -> Option<Array> {
+    let (width, d) = (q.last(), q.last() / heads);
+    let mut out = Array::filled(&q.shape, f64::NAN);
+    for row in 0..q.rows() {
+        let (sequence, position) = (sequence.data[row], position.data[row]);
+        if sequence.is_nan() || position.is_nan() {
+            continue;
+        }
+        if sequence < 0.0 || sequence >= k.shape[0] as f64 || position < 0.0 || position >= k.shape[1] as f64
+        {
+            return None;
+        }
+        let at = |j: usize| (sequence as usize * k.shape[1] + j) * k.shape[2];
+        for head in 0..heads {
+            let kv = head / (heads / kv_heads) * d;
+            let q = &q.data[row * width + head * d..][..d];
+            let scores: Vec<f64> =
+                (0..=position as usize).map(|j| scale * dot(q, &k.data[at(j) + kv..][..d])).collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            let out = &mut out.data[row * width + head * d..][..d];
+            out.fill(0.0);
+            for (j, weight) in weights.iter().enumerate() {
+                let v = &v.data[at(j) + kv..][..d];
+                out.iter_mut().zip(v).for_each(|(out, v)| *out += weight / sum * v);
+            }
+        }
+    }
+    Some(out)
+}
+
+/// Writes packed rows `value [R, C]` into the cache `[S, L, C]`; dead rows (NaN indices) write nothing. `None` where an
+/// index is no row of it.
+pub fn cache_append(cache: &mut Array, value: &Array, sequence: &Array, position: &Array) -> Option<()> {
+    let (caches, length, width) = (cache.shape[0] as f64, cache.shape[1] as f64, cache.shape[2]);
+    for (row, (&sequence, &position)) in sequence.data.iter().zip(&position.data).enumerate() {
+        if sequence.is_nan() || position.is_nan() {
+            continue;
+        }
+        if !(0.0..caches).contains(&sequence) || !(0.0..length).contains(&position) {
+            return None;
+        }
+        let at = (sequence * length + position) as usize * width;
+        cache.data[at..at + width].copy_from_slice(value.row(row));
+    }
+    Some(())
+}
+
 /// Rotary embedding of `x [B, N, H*D]`: row `i` turns by row `offset + i` of `table [P, R]` (`R/2` cosines, then
 /// `R/2` sines), in the first `R` elements of each head.
 pub fn rope(x: &Array, table: &Array, heads: usize, style: RopeStyle, offset: usize) -> Array {
@@ -127,6 +185,31 @@ mod tests {
         let (q, k, v) = (array(&[1, 2, 2], 1), array(&[1, 2, 2], 2), array(&[1, 2, 2], 3));
         let y = attention(&q, &[Segment { k: &k, v: &v, live: 0..2 }], 1, 1, 1.0, Some(0), 1);
         assert_eq!(y.data[..2], v.data[..2]);
+    }
+
+    #[test]
+    fn a_packed_row_attends_to_its_own_cache_up_to_itself() {
+        let (k, v) = (array(&[2, 4, 4], 2), array(&[2, 4, 4], 3));
+        let q = array(&[3, 8], 1);
+        let (sequence, position) =
+            (Array::new(&[3], vec![1., 0., f64::NAN]), Array::new(&[3], vec![2., 0., f64::NAN]));
+        let y = cached_attention(&q, (&k, &v), (&sequence, &position), 4, 2, 0.7).unwrap();
+        // Row 0: the whole attention of one query at position 2 over the second cache.
+        let cut = |x: &Array| super::super::views::slice(x, 0, 1, 1);
+        let (k1, v1, q0) = (cut(&k), cut(&v), Array::new(&[1, 1, 8], q.data[..8].to_vec()));
+        let whole = attention(&q0, &[Segment { k: &k1, v: &v1, live: 0..3 }], 4, 2, 0.7, None, 1);
+        assert_eq!(y.data[..8], whole.data);
+        // Row 1 sees one value alone; grouped heads share it.
+        assert_eq!(y.data[8..12], [v.data[0], v.data[1], v.data[0], v.data[1]]);
+        assert!(y.data[16..].iter().all(|x| x.is_nan()));
+        let outside = Array::new(&[3], vec![2., 0., 0.]);
+        assert!(cached_attention(&q, (&k, &v), (&outside, &position), 4, 2, 0.7).is_none());
+        let mut cache = Array::filled(&[2, 4, 2], 0.0);
+        let value = Array::new(&[3, 2], vec![1., 2., 3., 4., 5., 6.]);
+        cache_append(&mut cache, &value, &sequence, &position).unwrap();
+        assert_eq!((&cache.data[12..14], &cache.data[..2]), (&[1., 2.][..], &[3., 4.][..]));
+        assert_eq!(cache.data.iter().sum::<f64>(), 10.0);
+        assert!(cache_append(&mut cache, &value, &outside, &position).is_none());
     }
 
     #[test]

@@ -254,6 +254,21 @@ impl Frame<'_> {
                 };
                 attention(refs[0], &segments, *heads, *kv_heads, f64::from(*scale), causal, shape[0])
             }
+            Op::CachedAttention { heads, kv_heads, scale } => {
+                let (caches, places) = ((refs[1], refs[2]), (refs[3], refs[4]));
+                cached_attention(refs[0], caches, places, *heads, *kv_heads, f64::from(*scale))
+                    .ok_or_else(|| self.out_of_range(node, refs[1].shape[1]))?
+            }
+            Op::CacheAppend => {
+                let state = self.graph.value(node.inputs[0]);
+                let unset = || Array::filled(&state.shape.sizes(), f64::NAN);
+                let memory = self.states.entry(state.name.clone()).or_insert_with(unset);
+                let rows = memory.shape[1];
+                match cache_append(memory, refs[1], refs[2], refs[3]) {
+                    Some(()) => return Ok(vec![]),
+                    None => return Err(self.out_of_range(node, rows)),
+                }
+            }
             Op::Rope { heads, style, offset } => {
                 rope(refs[0], refs[1], *heads, *style, offset.map_or(0, |slot| self.slot(slot)))
             }

@@ -14,7 +14,7 @@ mod pointwise;
 mod views;
 
 pub use array::Array;
-pub use attention::{Segment, attention, rope};
+pub use attention::{Segment, attention, cache_append, cached_attention, rope};
 pub use dense::{conv2d, linear, upsample2x};
 pub use interpreter::{Evaluation, Interpreter, run};
 pub use lookup::{codebook, embed, timestep_embed};

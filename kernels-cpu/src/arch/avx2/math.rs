@@ -1,5 +1,6 @@
 //! [`Lanes`] on `ymm` registers, and the elementary functions on them.
 
+use super::super::blocks::BlockLanes;
 use super::super::{Lanes, formulas};
 use std::arch::x86_64::*;
 
@@ -137,6 +138,44 @@ unsafe impl Lanes for Ymm {
     #[inline(always)]
     fn bf16_high(self) -> Self {
         op!(_mm256_and_ps(self.0, _mm256_castsi256_ps(_mm256_set1_epi32(-65536))))
+    }
+}
+
+impl BlockLanes for Ymm {
+    #[inline(always)]
+    fn nibble(self) -> Self {
+        op!(_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_castps_si256(self.0), _mm256_set1_epi32(15))))
+    }
+    #[inline(always)]
+    fn centred_nibble(self) -> Self {
+        op!(_mm256_sub_ps(self.nibble().0, _mm256_set1_ps(8.0)))
+    }
+    #[inline(always)]
+    fn byte(self) -> Self {
+        op!({
+            let high = _mm256_slli_epi32::<24>(_mm256_castps_si256(self.0));
+            _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(high))
+        })
+    }
+    #[inline(always)]
+    fn down4(self) -> Self {
+        op!(_mm256_castsi256_ps(_mm256_srli_epi32::<4>(_mm256_castps_si256(self.0))))
+    }
+    #[inline(always)]
+    fn down8(self) -> Self {
+        op!(_mm256_castsi256_ps(_mm256_srli_epi32::<8>(_mm256_castps_si256(self.0))))
+    }
+    #[inline(always)]
+    fn half_low(self) -> Self {
+        op!({
+            let low = _mm256_and_si256(_mm256_castps_si256(self.0), _mm256_set1_epi32(0xffff));
+            let halves = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
+            _mm256_cvtph_ps(halves)
+        })
+    }
+    #[inline(always)]
+    fn half_high(self) -> Self {
+        op!(_mm256_castsi256_ps(_mm256_srli_epi32::<16>(_mm256_castps_si256(self.0)))).half_low()
     }
 }
 

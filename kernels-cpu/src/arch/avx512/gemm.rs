@@ -4,6 +4,7 @@
 //! a unit of k costs 14 cycles of arithmetic and 8 of loads.
 
 use super::math::Zmm;
+use crate::arch::blocks::{self, A_BLOCK_WORDS, BLOCK, Q4_0, Q4_1, Q8_0};
 use crate::arch::gemm::*;
 use std::arch::x86_64::*;
 
@@ -181,6 +182,51 @@ unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
     }
 }
 
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn tile_q8_0<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    _ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { blocks::tile::<Zmm, Q8_0, MR, NV>(a, b, u, c, first) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn tile_q4_0<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    _ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { blocks::tile::<Zmm, Q4_0, MR, NV>(a, b, u, c, first) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn tile_q4_1<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    _ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { blocks::tile::<Zmm, Q4_1, MR, NV>(a, b, u, c, first) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn copy_row_blocks(from: *const f32, len: usize, row: *mut f32, at: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { blocks::copy_with_sums(from, len, row, at) }
+}
+
 macro_rules! tiles {
     ($f:ident, $ahead:literal: $($mr:literal)*) => { &[$([$f::<$mr, 1, $ahead> as Tile, $f::<$mr, 2, $ahead>]),*] };
 }
@@ -191,6 +237,7 @@ pub static F32_KERNELS: GemmKernels = GemmKernels {
     lanes: 16,
     unit: 1,
     a_words: 1,
+    b_words: 1,
     tiles: tiles!(tile_f32, true: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     streams: tiles!(tile_f32, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     copy_row: copy_row_f32,
@@ -216,4 +263,32 @@ pub static BF16_KERNELS: GemmKernels = GemmKernels {
     streams: tiles!(tile_bf16, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     copy_row: copy_row_bf16,
     ..F32_KERNELS
+};
+
+/// f32 by blocks of Q8_0.
+pub static Q8_0_KERNELS: GemmKernels = GemmKernels {
+    rows: 6,
+    unit: BLOCK,
+    a_words: A_BLOCK_WORDS,
+    copy_row: copy_row_blocks,
+    b_words: 1 + 8,
+    tiles: tiles!(tile_q8_0, false: 1 2 3 4 5 6),
+    streams: tiles!(tile_q8_0, false: 1 2 3 4 5 6),
+    ..F32_KERNELS
+};
+
+/// f32 by blocks of Q4_0.
+pub static Q4_0_KERNELS: GemmKernels = GemmKernels {
+    b_words: 1 + 4,
+    tiles: tiles!(tile_q4_0, false: 1 2 3 4 5 6),
+    streams: tiles!(tile_q4_0, false: 1 2 3 4 5 6),
+    ..Q8_0_KERNELS
+};
+
+/// f32 by blocks of Q4_1.
+pub static Q4_1_KERNELS: GemmKernels = GemmKernels {
+    b_words: 1 + 4,
+    tiles: tiles!(tile_q4_1, false: 1 2 3 4 5 6),
+    streams: tiles!(tile_q4_1, false: 1 2 3 4 5 6),
+    ..Q8_0_KERNELS
 };

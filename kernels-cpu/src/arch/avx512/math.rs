@@ -1,5 +1,6 @@
 //! [`Lanes`] on `zmm` registers, and the elementary functions on them.
 
+use super::super::blocks::BlockLanes;
 use super::super::{Lanes, formulas};
 use std::arch::x86_64::*;
 
@@ -123,6 +124,66 @@ unsafe impl Lanes for Zmm {
     #[inline(always)]
     fn bf16_high(self) -> Self {
         op!(_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(self.0), _mm512_set1_epi32(-65536))))
+    }
+}
+
+/// Sixteen numbers from `first` on, as the table of a look-up.
+macro_rules! sixteen {
+    ($first:expr) => {{
+        const F: f32 = $first;
+        _mm512_setr_ps(
+            F,
+            F + 1.0,
+            F + 2.0,
+            F + 3.0,
+            F + 4.0,
+            F + 5.0,
+            F + 6.0,
+            F + 7.0,
+            F + 8.0,
+            F + 9.0,
+            F + 10.0,
+            F + 11.0,
+            F + 12.0,
+            F + 13.0,
+            F + 14.0,
+            F + 15.0,
+        )
+    }};
+}
+
+impl BlockLanes for Zmm {
+    // A look-up takes the low four bits of each lane and passes the rest over.
+    #[inline(always)]
+    fn nibble(self) -> Self {
+        op!(_mm512_permutexvar_ps(_mm512_castps_si512(self.0), sixteen!(0.0)))
+    }
+    #[inline(always)]
+    fn centred_nibble(self) -> Self {
+        op!(_mm512_permutexvar_ps(_mm512_castps_si512(self.0), sixteen!(-8.0)))
+    }
+    #[inline(always)]
+    fn byte(self) -> Self {
+        op!({
+            let high = _mm512_slli_epi32::<24>(_mm512_castps_si512(self.0));
+            _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(high))
+        })
+    }
+    #[inline(always)]
+    fn down4(self) -> Self {
+        op!(_mm512_castsi512_ps(_mm512_srli_epi32::<4>(_mm512_castps_si512(self.0))))
+    }
+    #[inline(always)]
+    fn down8(self) -> Self {
+        op!(_mm512_castsi512_ps(_mm512_srli_epi32::<8>(_mm512_castps_si512(self.0))))
+    }
+    #[inline(always)]
+    fn half_low(self) -> Self {
+        op!(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_castps_si512(self.0))))
+    }
+    #[inline(always)]
+    fn half_high(self) -> Self {
+        op!(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(self.0)))))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The matrix product in plain Rust: tiles of 6 rows by 8 columns, 12 of 16 SSE (or 32 NEON) registers of sums.
 
 use super::math::Array;
+use crate::arch::blocks::{self, A_BLOCK_WORDS, BLOCK, Q4_0, Q4_1, Q8_0};
 use crate::arch::gemm::*;
 
 unsafe fn tile_f32<const MR: usize, const NV: usize, const AHEAD: bool>(
@@ -59,6 +60,47 @@ unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
     unsafe { widen_f16(from, len, to) }
 }
 
+unsafe fn tile_q8_0<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    _ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { blocks::tile::<Array<4>, Q8_0, MR, NV>(a, b, u, c, first) }
+}
+
+unsafe fn tile_q4_0<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    _ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { blocks::tile::<Array<4>, Q4_0, MR, NV>(a, b, u, c, first) }
+}
+
+unsafe fn tile_q4_1<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    _ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { blocks::tile::<Array<4>, Q4_1, MR, NV>(a, b, u, c, first) }
+}
+
+unsafe fn copy_row_blocks(from: *const f32, len: usize, row: *mut f32, at: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { blocks::copy_with_sums(from, len, row, at) }
+}
+
 macro_rules! tiles {
     ($f:ident, $ahead:literal: $($mr:literal)*) => { &[$([$f::<$mr, 1, $ahead> as Tile, $f::<$mr, 2, $ahead>]),*] };
 }
@@ -69,6 +111,7 @@ pub static F32_KERNELS: GemmKernels = GemmKernels {
     lanes: 4,
     unit: 1,
     a_words: 1,
+    b_words: 1,
     tiles: tiles!(tile_f32, true: 1 2 3 4 5 6),
     streams: tiles!(tile_f32, false: 1 2 3 4 5 6),
     copy_row: copy_row_f32,
@@ -85,4 +128,32 @@ pub static WIDENED_KERNELS: GemmKernels = GemmKernels {
     streams: tiles!(tile_widened, false: 1 2 3 4 5 6),
     copy_row: copy_row_rounded,
     ..F32_KERNELS
+};
+
+/// f32 by blocks of Q8_0.
+pub static Q8_0_KERNELS: GemmKernels = GemmKernels {
+    rows: 2,
+    unit: BLOCK,
+    a_words: A_BLOCK_WORDS,
+    copy_row: copy_row_blocks,
+    b_words: 1 + 8,
+    tiles: tiles!(tile_q8_0, false: 1 2),
+    streams: tiles!(tile_q8_0, false: 1 2),
+    ..F32_KERNELS
+};
+
+/// f32 by blocks of Q4_0.
+pub static Q4_0_KERNELS: GemmKernels = GemmKernels {
+    b_words: 1 + 4,
+    tiles: tiles!(tile_q4_0, false: 1 2),
+    streams: tiles!(tile_q4_0, false: 1 2),
+    ..Q8_0_KERNELS
+};
+
+/// f32 by blocks of Q4_1.
+pub static Q4_1_KERNELS: GemmKernels = GemmKernels {
+    b_words: 1 + 4,
+    tiles: tiles!(tile_q4_1, false: 1 2),
+    streams: tiles!(tile_q4_1, false: 1 2),
+    ..Q8_0_KERNELS
 };

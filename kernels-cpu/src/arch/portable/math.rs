@@ -1,5 +1,6 @@
 //! [`Lanes`] on a plain array, which the compiler maps to the baseline's registers, and the scalar functions.
 
+use super::super::blocks::BlockLanes;
 use super::super::{Lanes, formulas};
 
 /// `N` f32 lanes in an array.
@@ -22,6 +23,37 @@ impl<const N: usize> Array<N> {
 #[inline(always)]
 fn mul_add(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
+}
+
+impl<const N: usize> BlockLanes for Array<N> {
+    #[inline(always)]
+    fn nibble(self) -> Self {
+        self.map(|x| (x.to_bits() & 15) as f32)
+    }
+    #[inline(always)]
+    fn centred_nibble(self) -> Self {
+        self.map(|x| (x.to_bits() & 15) as f32 - 8.0)
+    }
+    #[inline(always)]
+    fn byte(self) -> Self {
+        self.map(|x| f32::from(x.to_bits() as i8))
+    }
+    #[inline(always)]
+    fn down4(self) -> Self {
+        self.map(|x| f32::from_bits(x.to_bits() >> 4))
+    }
+    #[inline(always)]
+    fn down8(self) -> Self {
+        self.map(|x| f32::from_bits(x.to_bits() >> 8))
+    }
+    #[inline(always)]
+    fn half_low(self) -> Self {
+        self.map(|x| half::f16::from_bits(x.to_bits() as u16).to_f32())
+    }
+    #[inline(always)]
+    fn half_high(self) -> Self {
+        self.map(|x| half::f16::from_bits((x.to_bits() >> 16) as u16).to_f32())
+    }
 }
 
 // SAFETY: the full forms move N elements, the partial forms the first `n`.

@@ -1,5 +1,6 @@
 //! The linear layer: its weight packed for every step, or read in place where it serves once a request.
 
+use crate::arch::blocks::BLOCK;
 use crate::exec::BindError;
 use crate::exec::RunError;
 use crate::exec::context::{Context, Fixed, Need, Region, Run};
@@ -74,6 +75,9 @@ pub(super) fn need(step: &Step, features: Features, format: WeightFormat, thread
     let max_rows = Space::of(out, 1).max_rows().max(1);
     let mut kinds =
         vec![WeightKind::Packed(format), WeightKind::Rows(RowsDType::F32), WeightKind::Rows(RowsDType::F16)];
+    if k.is_multiple_of(BLOCK) {
+        kinds.extend([WeightFormat::Q8_0, WeightFormat::Q4_0, WeightFormat::Q4_1].map(WeightKind::Packed));
+    }
     if format == WeightFormat::Bf16 {
         kinds.push(WeightKind::Rows(RowsDType::Bf16));
     }

@@ -1,22 +1,30 @@
 //! Rows of a table by ids, and the sinusoids of a timestep.
 
-use crate::embed::{Gather, TimestepEmbed};
-use crate::exec::context::{Context, Need, Run, launch};
+use crate::embed::{Gather, TableFormat, TimestepEmbed};
+use crate::exec::context::{Context, Fixed, Need, Run, launch};
 use crate::exec::layout::{Base, Space};
 use crate::exec::lower::Lowering;
 use crate::exec::walk::{RunOperand, Runs};
-use crate::exec::{BindError, RunError};
+use crate::exec::{BindError, RunError, WeightSource};
 use crate::gemm::RowMap;
 use crate::pool::Worker;
-use selftok_graph::{DType, Kernel};
+use selftok_graph::{DType, Kernel, Operand, Place};
+use std::sync::Arc;
 
 struct EmbedStep {
     name: String,
-    table: Base,
+    table: Table,
     table_rows: usize,
     width: usize,
     /// ids, out
     runs: Runs,
+}
+
+enum Table {
+    /// f32, in a region of the plan.
+    Region(Base),
+    /// Stored rows where the source has them.
+    Stored { format: TableFormat, rows: Fixed, _source: Arc<dyn WeightSource> },
 }
 
 struct TimestepStep {
@@ -43,12 +51,24 @@ pub(super) fn lower_embed(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), Bi
     ];
     let step = EmbedStep {
         name: low.name(),
-        table: low.base(table, vec![], "table")?,
+        table: find_table(low, table, width)?,
         table_rows: rows,
         width,
         runs: Runs::new(low, Space::of(out, 1), &operands)?,
     };
     Ok((Box::new(step), Need::default()))
+}
+
+/// A weight is read where it is stored; anything else is f32 in memory.
+fn find_table(low: &Lowering<'_>, table: &Operand, width: usize) -> Result<Table, BindError> {
+    if let Place::Weight(id) = table.place
+        && table.offset == 0
+        && table.picks.is_empty()
+        && let Some((format, rows)) = low.store.borrow().table(id, width)
+    {
+        return Ok(Table::Stored { format, rows, _source: low.store.borrow().source() });
+    }
+    Ok(Table::Region(low.base(table, vec![], "table")?))
 }
 
 /// Lowers [`Kernel::TimestepEmbed`].
@@ -85,8 +105,13 @@ impl Run for EmbedStep {
                 }
             }
             before += rows;
+            let (table, format) = match &self.table {
+                Table::Region(base) => (cx.at(base).cast_const().cast::<u8>(), TableFormat::F32),
+                Table::Stored { format, rows, .. } => (rows.0.cast::<u8>(), *format),
+            };
             let gather = Gather {
-                table: cx.at(&self.table),
+                table,
+                format,
                 ids: ids.cast(),
                 y: at(1),
                 y_map: RowMap::dense(self.runs.stride(1)),

@@ -1,6 +1,7 @@
 //! One lowering for each kernel of the plan: which hand-written kernel does it, and with what arguments.
 
 mod attention;
+mod cache;
 mod codebook;
 mod conv;
 mod group_norm;
@@ -26,6 +27,8 @@ pub(super) fn lower(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindErro
         Kernel::Norm { .. } | Kernel::Modulate { .. } => norm::lower(low),
         Kernel::GroupNorm { .. } => group_norm::lower(low),
         Kernel::Attention { .. } => attention::lower(low),
+        Kernel::CachedAttention { .. } => cache::lower_attention(low),
+        Kernel::CacheAppend { .. } => cache::lower_append(low),
         Kernel::Rope { .. } => rope::lower(low),
         Kernel::Embed { .. } => lookup::lower_embed(low),
         Kernel::TimestepEmbed { .. } => lookup::lower_timestep(low),
@@ -42,7 +45,9 @@ pub(super) fn need(step: &Step, features: Features, format: WeightFormat, thread
         Kernel::Linear { .. } => linear::need(step, features, format, threads),
         Kernel::Conv2d { .. } => conv::need(step, features, format, threads),
         Kernel::GroupNorm { x, groups, .. } => group_norm::need(x, *groups),
-        Kernel::Attention { q, heads, .. } => attention::need(q, *heads),
+        Kernel::Attention { q, heads, .. } | Kernel::CachedAttention { q, heads, .. } => {
+            attention::need(q, *heads)
+        }
         Kernel::Codebook { codes, .. } => codebook::need(codes),
         Kernel::Rope { table, .. } => rope::need(table),
         _ => Need::default(),

@@ -1,0 +1,86 @@
+//! What can go wrong between a prompt and its continuation.
+
+/// An error of generating text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// A prompt without an id.
+    #[error("prompt {prompt} is empty: expected at least one id")]
+    EmptyPrompt {
+        /// Which.
+        prompt: usize,
+    },
+    /// A prompt that leaves no room for a new token.
+    #[error("a prompt of {length} tokens: the context holds {context}, and a new token needs room in it")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        length: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// An id that the model does not have.
+    #[error("id {id} at position {position}: expected 0..{vocabulary}")]
+    Id {
+        /// The id.
+        id: i64,
+        /// Where it stands in its prompt.
+        position: usize,
+        /// Number of ids.
+        vocabulary: usize,
+    },
+    /// More sequences than there are caches.
+    #[error(
+        "{wanted} sequences at once (samples and guidance included): this session has caches for {caches}"
+    )]
+    TooMany {
+        /// Asked for.
+        wanted: usize,
+        /// There are.
+        caches: usize,
+    },
+    /// An option that is not possible.
+    #[error("{option} = {value}: expected {expected}")]
+    Option {
+        /// Which.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// A constraint that rules every id out.
+    #[error("the constraint on sequence {sequence} allows no id after {tokens} new tokens")]
+    NothingAllowed {
+        /// Which.
+        sequence: usize,
+        /// Tokens so far.
+        tokens: usize,
+    },
+    /// Logits that are no numbers.
+    #[error("sequence {sequence}: the network gave logits that are not finite after {tokens} new tokens")]
+    NotFinite {
+        /// Which.
+        sequence: usize,
+        /// Tokens so far.
+        tokens: usize,
+    },
+    /// The callback or the cancel flag stopped it.
+    #[error("cancelled")]
+    Cancelled,
+    /// The model has no tokenizer, or one that is not understood.
+    #[error("{model}: {what}")]
+    Tokenizer {
+        /// Path of the model or file.
+        model: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The chat template cannot be used.
+    #[error("{model}: chat template: {what}")]
+    Template {
+        /// Path of the model or file.
+        model: String,
+        /// What is wrong.
+        what: String,
+    },
+}

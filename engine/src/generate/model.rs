@@ -1,0 +1,204 @@
+//! A causal transformer on disk: a folder as Hugging Face publishes it, or a GGUF file.
+
+use super::complete::{Session, Sessions};
+use super::rows::Rows;
+use super::{ChatTemplate, GenerateError, Text, gguf};
+use crate::{Device, Error, Executable};
+use selftok_graph::models::causal::{Config, Limits, gpt2, llama};
+use selftok_graph::{Program, compile};
+use selftok_loader::{DTypeClass, Expected, Pattern, TensorSource, Weights, check, dialects, read_json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Tokens of a session where neither the caller nor the model asks for fewer: caches take memory.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// An open causal transformer: configuration read, every tensor's name and shape checked, nothing else read yet.
+pub struct CausalModel {
+    path: PathBuf,
+    config: Config,
+    weights: Arc<dyn TensorSource>,
+    gguf: Option<Arc<Weights>>,
+    device: Device,
+}
+
+impl CausalModel {
+    /// Whether [`CausalModel::open`] knows an architecture by the `model_type` of a `config.json`.
+    pub fn knows(model_type: &str) -> bool {
+        matches!(model_type, "llama" | "mistral" | "qwen2" | "qwen3" | "gpt2")
+    }
+
+    /// Opens a folder (`config.json` and weights, or one GGUF file) or a GGUF file.
+    ///
+    /// # Errors
+    /// If a file cannot be read, the architecture is not known, or the tensors are not those of the configuration.
+    pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<CausalModel, Error> {
+        let path = path.as_ref();
+        let json = path.join("config.json");
+        if json.is_file() {
+            let (config, weights) = hugging_face(path, &json)?;
+            return CausalModel::checked(path, config, weights, None, device);
+        }
+        let file = Arc::new(Weights::open(path)?);
+        if file.gguf().is_none() {
+            let what = "a causal transformer is a folder with a config.json, or a GGUF file";
+            return Err(selftok_loader::Error::unsupported(path, what).into());
+        }
+        let (config, weights) = gguf::open(path, &file)?;
+        CausalModel::checked(path, config, weights, Some(file), device)
+    }
+
+    fn checked(
+        path: &Path,
+        config: Config,
+        weights: Arc<dyn TensorSource>,
+        gguf: Option<Arc<Weights>>,
+        device: &Device,
+    ) -> Result<CausalModel, Error> {
+        let graph = config.forward(Limits { rows: 1, logits: 1, sequences: 1, context: 1 })?;
+        let expected: Vec<Expected> = graph
+            .weights()
+            .map(|(_, value)| Expected {
+                name: value.name.clone(),
+                shape: value.shape.sizes(),
+                dtype: DTypeClass::Weight,
+            })
+            .collect();
+        // Buffers that old versions saved, and the head of a model whose embedding serves as one.
+        let tied = ["lm_head.weight"].into_iter().filter(|name| !expected.iter().any(|e| e.name == *name));
+        let buffers = ["*.rotary_emb.inv_freq", "*.attn.bias", "*.attn.masked_bias", "rope_freqs.weight"];
+        let ignore: Vec<Pattern> = buffers.into_iter().chain(tied).map(Pattern::new).collect();
+        check(&*weights, &expected, &ignore)?;
+        Ok(CausalModel { path: path.into(), config, weights, gguf, device: device.clone() })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The folder or file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// If it has none, or one that is not understood.
+    pub fn text(&self) -> Result<Text, Error> {
+        match self.gguf.as_deref().and_then(|file| file.gguf()) {
+            Some(metadata) => Text::from_gguf(&self.path, metadata),
+            None => Text::from_folder(&self.path),
+        }
+    }
+
+    /// Its chat template.
+    ///
+    /// # Errors
+    /// If it has none, or one that does not parse.
+    pub fn chat_template(&self) -> Result<ChatTemplate, Error> {
+        match self.gguf.as_deref().and_then(|file| file.gguf()) {
+            Some(metadata) => ChatTemplate::from_gguf(&self.path, metadata),
+            None => ChatTemplate::from_folder(&self.path),
+        }
+    }
+
+    /// Ids that end a text, as the model's files say.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        if let Some(metadata) = self.gguf.as_deref().and_then(|file| file.gguf()) {
+            let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
+            return keys.iter().filter_map(|key| u32::try_from(metadata.u64(key)?).ok()).collect();
+        }
+        #[derive(serde::Deserialize)]
+        struct Generation {
+            eos_token_id: Option<llama::Ids>,
+        }
+        let beside = read_json::<Generation>(&self.path.join("generation_config.json"));
+        let own = match &self.config {
+            Config::Llama(config) => config.eos_token_id.clone(),
+            Config::Gpt2(config) => config.eos_token_id.clone(),
+        };
+        beside.ok().and_then(|g| g.eos_token_id).or(own).map_or(vec![], |ids| ids.to_vec())
+    }
+
+    /// Compiles the network for these limits and packs its weights: the one costly step. One session then serves any
+    /// number of completions.
+    ///
+    /// # Errors
+    /// If the limits are impossible, or the weights cannot be read.
+    pub fn session(&self, sessions: Sessions) -> Result<Session, Error> {
+        let most = self.config.max_positions();
+        let context = if sessions.context == 0 { most.min(DEFAULT_CONTEXT) } else { sessions.context };
+        let limits = Limits {
+            rows: sessions.rows.max(sessions.sequences),
+            logits: sessions.sequences,
+            sequences: sessions.sequences,
+            context,
+        };
+        let rows = self.rows(limits)?;
+        Ok(Session::new(rows, limits, self.config.vocab_size()))
+    }
+
+    pub(super) fn rows(&self, limits: Limits) -> Result<Rows, Error> {
+        let program = Program::from(self.config.forward(limits)?);
+        let plan = compile(&program, &self.device.target())?;
+        let executable = Executable::bind(plan, Arc::clone(&self.weights), &self.device)?;
+        Rows::new(&executable, limits, self.config.vocab_size())
+    }
+
+    /// `input_ids [B, L]` → `logits [B, L, V]`, the network as a black box.
+    ///
+    /// # Errors
+    /// If an id is out of range, or the length beyond the context.
+    pub fn logits(&self, ids: &[i64], batch: usize) -> Result<Vec<f32>, Error> {
+        let vocabulary = self.config.vocab_size();
+        let length = ids.len().checked_div(batch).unwrap_or(0);
+        if length == 0 || length * batch != ids.len() {
+            return Err(Error::NotWhole { what: "input_ids", len: ids.len(), item: batch });
+        }
+        for (i, &id) in ids.iter().enumerate() {
+            if usize::try_from(id).map_or(true, |id| id >= vocabulary) {
+                return Err(GenerateError::Id { id, position: i % length, vocabulary }.into());
+            }
+        }
+        let chunk = ids.len().min(256);
+        let limits = Limits { rows: chunk, logits: chunk, sequences: batch, context: length };
+        let mut rows = self.rows(limits)?;
+        let mut logits = Vec::with_capacity(ids.len() * vocabulary);
+        for (first, part) in ids.chunks(chunk).enumerate() {
+            for (i, &id) in part.iter().enumerate() {
+                let row = first * chunk + i;
+                rows.push(id as u32, row / length, row % length, true);
+            }
+            logits.extend_from_slice(rows.run(None)?);
+        }
+        Ok(logits)
+    }
+}
+
+/// The configuration and the tensors of a Hugging Face folder.
+fn hugging_face(path: &Path, json: &Path) -> Result<(Config, Arc<dyn TensorSource>), Error> {
+    #[derive(serde::Deserialize)]
+    struct Kind {
+        model_type: Option<String>,
+    }
+    let kind: Kind = read_json(json)?;
+    let kind = kind.model_type.unwrap_or_default();
+    if !CausalModel::knows(&kind) {
+        let what = format!(
+            "model_type `{kind}` is no causal transformer that is known: llama, mistral, qwen2, qwen3, gpt2 are"
+        );
+        return Err(selftok_loader::Error::config(json, what).into());
+    }
+    let config = match kind.as_str() {
+        "gpt2" => Config::Gpt2(read_json::<gpt2::Config>(json)?),
+        _ => Config::Llama(read_json::<llama::Config>(json)?),
+    };
+    let weights: Arc<dyn TensorSource> = Arc::new(Weights::open(path)?);
+    let weights = match config {
+        Config::Gpt2(_) => Arc::new(dialects::gpt2().apply(weights)?),
+        Config::Llama(_) => weights,
+    };
+    Ok((config, weights))
+}

@@ -1,0 +1,225 @@
+//! Generation against the golden continuations: greedy, in batches, after prefix reuse, guided, constrained; and that
+//! decoding allocates nothing.
+
+use selftok::Device;
+use selftok::generate::{CausalModel, Finish, Guidance, Options, Prompt, Sampling, Sessions};
+use selftok::{CpuOptions, Error};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    static COUNTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+// SAFETY: every call goes to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if COUNTED.get() {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: passed on from the caller.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: passed on from the caller.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
+}
+
+fn model(name: &str) -> CausalModel {
+    let device = Device::cpu(CpuOptions { threads: 1, ..CpuOptions::default() }).unwrap();
+    CausalModel::open(folder(name), &device).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn tensor(name: &str, tensor: &str) -> Vec<u8> {
+    let bytes = std::fs::read(folder(name).join("io.safetensors")).unwrap();
+    safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor(tensor).unwrap().data().to_vec()
+}
+
+fn ids(name: &str, of: &str) -> Vec<u32> {
+    tensor(name, of).as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
+}
+
+const MODELS: [&str; 4] = ["llama3", "llama2_tied", "qwen3", "gpt2"];
+
+#[test]
+fn greedy_continuations_are_those_of_the_reference_library() {
+    for name in MODELS {
+        let model = model(name);
+        let expected = ids(name, "greedy");
+        // Runs of 7 rows: the prompt comes in pieces.
+        let mut session = model.session(Sessions { sequences: 1, context: 40, rows: 7 }).unwrap();
+        let options = Options { max_new: 16, ..Options::default() };
+        let done = session.complete(&[Prompt::new(&expected[..24])], options).unwrap();
+        assert_eq!(done[0].ids, expected[24..], "{name}");
+        assert_eq!(done[0].finish, Some(Finish::Length));
+        let logits: Vec<f32> =
+            tensor(name, "greedy_logits").as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        for (i, (&id, &found)) in done[0].ids.iter().zip(&done[0].log_probabilities).enumerate() {
+            let row = &logits[(23 + i) * 256..][..256];
+            let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            let expected = f64::from(row[id as usize]) - sum.ln();
+            assert!((f64::from(found) - expected).abs() < 1e-4, "{name}: {found}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn the_black_box_gives_the_logits_of_the_reference_library() {
+    for name in MODELS {
+        let input: Vec<i64> = ids(name, "input_ids").into_iter().map(i64::from).collect();
+        let found = model(name).logits(&input, 2).unwrap();
+        let expected = tensor(name, "logits");
+        let expected = expected.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+        let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "{name}: {worst}");
+    }
+}
+
+#[test]
+fn a_prompt_gives_the_same_ids_alone_in_a_batch_and_after_prefix_reuse() {
+    let model = model("llama3");
+    let (long, other) = (ids("llama3", "greedy"), ids("llama3", "input_ids"));
+    let mut session = model.session(Sessions { sequences: 7, context: 64, rows: 32 }).unwrap();
+    for temperature in [0.0, 1.0] {
+        let sampling = Sampling { temperature, top_p: 0.95, ..Sampling::default() };
+        let options = || Options { max_new: 12, sampling, seed: 5, ..Options::default() };
+        let alone = session.complete(&[Prompt::new(&long[..24])], options()).unwrap();
+        let prompts = [
+            Prompt::new(&other[..3]),
+            Prompt::new(&long[..24]).samples(3),
+            Prompt::new(&other[30..41]).samples(3),
+        ];
+        let batch = session.complete(&prompts, options()).unwrap();
+        assert_eq!(batch.len(), 7);
+        assert_eq!(batch[1], alone[0]);
+        let apart = session.complete(&[Prompt::new(&long[..24]).samples(3)], options()).unwrap();
+        assert_eq!(batch[1..4], apart);
+        assert_eq!(apart[1].ids == apart[0].ids, temperature == 0.0, "samples differ when they are drawn");
+    }
+}
+
+#[test]
+fn guidance_mixes_the_logits_of_two_prompts() {
+    let model = model("llama3");
+    let (a, b) = (ids("llama3", "greedy"), ids("llama3", "input_ids"));
+    let mut session = model.session(Sessions { sequences: 2, context: 64, rows: 32 }).unwrap();
+    let mut run = |scale: f32| {
+        let prompt = Prompt::new(&a[..24]).guided(Guidance { prompt: &b[..9], scale });
+        session.complete(&[prompt], Options { max_new: 6, ..Options::default() }).unwrap().remove(0).ids
+    };
+    assert_eq!(run(1.0), a[24..30], "at scale 1 the other prompt does not count");
+    // The same by hand, from whole sequences.
+    let mut new = vec![];
+    for _ in 0..6 {
+        let last = |prompt: &[u32]| {
+            let ids: Vec<i64> = prompt.iter().chain(&new).map(|&id| i64::from(id)).collect();
+            model.logits(&ids, 1).unwrap().split_off((ids.len() - 1) * 256)
+        };
+        let (c, u) = (last(&a[..24]), last(&b[..9]));
+        let mixed: Vec<f32> = c.iter().zip(&u).map(|(c, u)| u + 3.0 * (c - u)).collect();
+        new.push((0..256).max_by(|&i, &j| mixed[i].total_cmp(&mixed[j])).unwrap() as u32);
+    }
+    assert_eq!(run(3.0), new);
+}
+
+#[test]
+fn a_constraint_a_stop_id_and_the_callback_are_obeyed() {
+    let model = model("qwen3");
+    let greedy = ids("qwen3", "greedy");
+    let mut session = model.session(Sessions { sequences: 1, context: 40, rows: 32 }).unwrap();
+    let mut even = |_: usize, _: &[u32], allowed: &mut [bool]| {
+        allowed.iter_mut().enumerate().for_each(|(id, allowed)| *allowed = id % 2 == 0);
+    };
+    let options = Options { max_new: 8, constraint: Some(&mut even), ..Options::default() };
+    let done = session.complete(&[Prompt::new(&greedy[..24])], options).unwrap();
+    assert!(done[0].ids.len() == 8 && done[0].ids.iter().all(|id| id % 2 == 0));
+    let mut nothing = |_: usize, _: &[u32], allowed: &mut [bool]| allowed.fill(false);
+    let options = Options { constraint: Some(&mut nothing), ..Options::default() };
+    let error = session.complete(&[Prompt::new(&greedy[..24])], options).unwrap_err();
+    assert!(error.to_string().contains("allows no id"), "{error}");
+
+    let stop = [greedy[26]];
+    let first = greedy[24..].iter().position(|id| stop.contains(id)).unwrap();
+    let options = Options { stop: &stop, ..Options::default() };
+    let done = session.complete(&[Prompt::new(&greedy[..24])], options).unwrap();
+    assert_eq!((&done[0].ids[..], done[0].finish), (&greedy[24..=24 + first], Some(Finish::Stop)));
+
+    let mut seen = vec![];
+    let mut three = |event: selftok::generate::Event| {
+        seen.push(event.id);
+        if seen.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let options = Options { on_token: Some(&mut three), ..Options::default() };
+    session.complete(&[Prompt::new(&greedy[..24])], options).unwrap();
+    assert_eq!(seen, greedy[24..27]);
+
+    let cancel = AtomicBool::new(true);
+    let options = Options { cancel: Some(&cancel), ..Options::default() };
+    assert!(session.complete(&[Prompt::new(&greedy[..24])], options).unwrap_err().is_cancelled());
+}
+
+#[test]
+fn what_cannot_be_is_one_sentence() {
+    let model = model("gpt2");
+    let mut session = model.session(Sessions { sequences: 2, context: 16, rows: 8 }).unwrap();
+    let mut error = |prompts: &[Prompt<'_>], sampling: Sampling| -> String {
+        session.complete(prompts, Options { sampling, ..Options::default() }).unwrap_err().to_string()
+    };
+    let plain = Sampling::default();
+    assert!(error(&[Prompt::new(&[])], plain).contains("prompt 0 is empty"));
+    assert!(error(&[Prompt::new(&[1; 16])], plain).contains("a prompt of 16 tokens: the context holds 16"));
+    assert!(error(&[Prompt::new(&[1, 256])], plain).contains("id 256 at position 1: expected 0..256"));
+    assert!(error(&[Prompt::new(&[1]).samples(3)], plain).contains("3 sequences at once"));
+    assert!(error(&[Prompt::new(&[1])], Sampling { min_p: 2.0, ..plain }).contains("min_p = 2"));
+    let long: Result<_, Error> = model.session(Sessions { context: 1000, ..Sessions::default() });
+    assert!(long.err().unwrap().to_string().contains("context = 1000"));
+    // A full context ends a sequence.
+    let done = session.complete(&[Prompt::new(&[1; 14])], Options::default()).unwrap();
+    assert_eq!((done[0].ids.len(), done[0].finish), (3, Some(Finish::Context)));
+}
+
+#[test]
+fn a_thousand_tokens_are_decoded_by_one_plan_without_an_allocation() {
+    // 24 + 1000 tokens fit no golden model's context, so several prompts share the thousand steps.
+    let model = model("llama3");
+    let prompt = ids("llama3", "greedy");
+    let mut session = model.session(Sessions { sequences: 2, context: 512, rows: 16 }).unwrap();
+    let sampling =
+        Sampling { temperature: 0.9, top_k: 100, top_p: 0.95, min_p: 0.01, repetition_penalty: 1.1 };
+    let (mut steps, mut during) = (0, 0);
+    for round in 0..3 {
+        let (mut first, mut last) = (0, 0);
+        let mut tokens = 0;
+        let mut watch = |_: selftok::generate::Event| {
+            tokens += 1;
+            COUNTED.set(true);
+            last = ALLOCATIONS.load(Ordering::Relaxed);
+            if tokens == 1 {
+                first = last;
+            }
+            ControlFlow::Continue(())
+        };
+        let options =
+            Options { max_new: 480, sampling, seed: round, on_token: Some(&mut watch), ..Options::default() };
+        let prompts = [Prompt::new(&prompt[..5 + round as usize]), Prompt::new(&prompt[..24])];
+        session.complete(&prompts, options).unwrap();
+        COUNTED.set(false);
+        during += last - first;
+        steps += tokens / 2;
+    }
+    assert!(steps >= 1000, "{steps}");
+    assert_eq!(during, 0, "allocations in {steps} steps");
+}
