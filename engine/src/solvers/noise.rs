@@ -159,7 +159,7 @@ impl NoiseSchedule {
         let fail = |field, value: String, expected: &str| {
             Err(SolverError::Config { field, value, expected: expected.into() })
         };
-        if count < 2 || count > 1 << 16 {
+        if !(2..=1 << 16).contains(&count) {
             return fail("num_train_timesteps", count.to_string(), "a number from 2 to 65536");
         }
         if !(first > 0.0 && first <= last && last < 1.0) {

@@ -104,11 +104,13 @@ impl Sampler {
         let session = self.session(sizes, compiled)?;
         let out = run(
             session,
-            &noise,
-            &conditions,
-            &trajectory,
-            guided.then_some(guidance),
-            compiled,
+            &Request {
+                noise: &noise,
+                conditions: &conditions,
+                trajectory: &trajectory,
+                guidance: guided.then_some(guidance),
+                options: compiled,
+            },
             cancel,
             progress,
         )?;
@@ -212,18 +214,23 @@ enum Numbers {
     I32(Vec<i32>),
 }
 
-/// The loop: one run for each piece of the grid of times.
-#[allow(clippy::too_many_arguments)]
-fn run(
-    session: &mut Session,
-    noise: &[f32],
-    conditions: &[(&'static str, Numbers)],
-    trajectory: &Trajectory,
+/// What one run of the loop is of.
+struct Request<'a> {
+    noise: &'a [f32],
+    conditions: &'a [(&'static str, Numbers)],
+    trajectory: &'a Trajectory,
     guidance: Option<f64>,
     options: Options,
+}
+
+/// The loop: one run for each piece of the grid of times.
+fn run(
+    session: &mut Session,
+    request: &Request<'_>,
     cancel: Option<&AtomicBool>,
     mut progress: Option<&mut dyn FnMut(usize, usize)>,
 ) -> Result<Vec<f32>, Error> {
+    let Request { noise, conditions, trajectory, guidance, options } = *request;
     let exe = session.executable().clone();
     let (start, step) = (exe.entry("start")?, exe.entry("step")?);
     session.run_entry(

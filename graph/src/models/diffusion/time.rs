@@ -64,10 +64,13 @@ impl Sinusoids {
     }
 }
 
+/// Places of a list, and by how many units in the last place each differs.
+type Places = &'static [(usize, i32)];
+
 /// Where torch's `exp` on a CPU does not give the nearest f32: number of frequencies, shift, and places with how many
 /// units in the last place theirs differs. At time 999 one unit moves a phase by 6e-5, and an untrained network may make a
 /// hundred times that of it. Other numbers of frequencies than these are rounded to the nearest.
-const TORCH_ROUNDS: [(usize, f32, &[(usize, i32)]); 22] = [
+const TORCH_ROUNDS: [(usize, f32, Places); 22] = [
     (24, 1.0, &[(8, -1)]),
     (32, 0.0, &[(3, 1)]),
     (32, 1.0, &[(24, -1), (26, -1)]),
