@@ -2,7 +2,7 @@
 
 use super::view::Plane;
 use super::warp::{Warp, lanes};
-use super::{Cx, Flow};
+use super::{Cx, Flow, traffic};
 use crate::check::FindingKind;
 use crate::float;
 use crate::ir::*;
@@ -187,6 +187,46 @@ impl Cx<'_> {
                 Some(Place::Global(k, offset as usize))
             }
         }
+    }
+
+    /// Who judges a lane's accesses, and the lane's epoch for weak ones.
+    #[inline(always)]
+    pub fn judge<'w>(&self, w: &'w Warp, lane: usize) -> (Judge<'w>, Epoch) {
+        let checks = &self.launch.options.checks;
+        let me = Epoch::new(w.clock.block, w.id, lane as u32, w.clock.now(), false);
+        (Judge { clock: &w.clock, lanes: checks.lane_race, warps: checks.race }, me)
+    }
+
+    /// Reads 16 bytes of the block's own shared memory for a lane, unless anything might be wrong with that.
+    #[inline(always)]
+    pub fn shared_row(&mut self, w: &Warp, lane: usize, address: u64) -> Option<u128> {
+        let (judge, me) = self.judge(w, lane);
+        let initialised = self.launch.options.checks.uninitialised;
+        self.cluster.blocks[w.block as usize].shared.read_row(&judge, me, address, initialised)
+    }
+
+    /// Reads 16 bytes of device memory for a lane, unless anything might be wrong with that.
+    #[inline(always)]
+    pub fn global_row(&mut self, w: &Warp, lane: usize, address: u64) -> Option<u128> {
+        let k = self.worker.meet(self.launch, address)?;
+        let (judge, me) = self.judge(w, lane);
+        let met = &self.worker.met[k];
+        let a = &met.allocation;
+        let offset = (address - a.base) as usize;
+        if !address.is_multiple_of(16) || offset as u64 + 16 > a.bytes || a.is_freed() {
+            return None;
+        }
+        if self.launch.options.checks.uninitialised
+            && !(a.is_written(offset, 8) && a.is_written(offset + 8, 8))
+        {
+            return None;
+        }
+        if let Some(shadow) = &met.shadow
+            && !shadow.read_row(&judge, me, offset)
+        {
+            return None;
+        }
+        Some(u128::from(a.data.load(offset, 8)) | u128::from(a.data.load(offset + 8, 8)) << 64)
     }
 
     /// Reads up to 16 bytes for a lane, with all checks. Bytes that may not be read are zero.
@@ -473,13 +513,13 @@ impl Cx<'_> {
         let _ = w;
         match space {
             Space::Shared => {
-                let (wavefronts, ideal) = wavefronts(addresses, bytes, m);
+                let (wavefronts, ideal) = traffic::wavefronts(addresses, bytes, m);
                 let c = &mut self.worker.counters[pc as usize];
                 c.wavefronts += u64::from(wavefronts);
                 c.ideal_wavefronts += u64::from(ideal);
             }
             Space::Global | Space::Const => {
-                let (sectors, ideal) = sectors(addresses, bytes, m);
+                let (sectors, ideal) = traffic::sectors(addresses, bytes, m);
                 let c = &mut self.worker.counters[pc as usize];
                 c.sectors += u64::from(sectors);
                 c.ideal_sectors += u64::from(ideal);
@@ -487,57 +527,6 @@ impl Cx<'_> {
             _ => {}
         }
     }
-}
-
-/// Wavefronts that an access needs, and the fewest that could move its distinct words.
-///
-/// Wide accesses are served a half or a quarter of the warp at a time; within a pass, a bank gives one word.
-pub fn wavefronts(addresses: &[u64; 32], bytes: u32, m: u32) -> (u32, u32) {
-    let words = bytes.div_ceil(4) as usize;
-    let group = 32 / words.max(1);
-    let (mut total, mut distinct) = (0, 0);
-    for start in (0..32).step_by(group) {
-        let part = m & ((((1u64 << group) - 1) as u32) << start);
-        if part == 0 {
-            continue;
-        }
-        let (mut first, mut depth) = ([u64::MAX; 32], [0u32; 32]);
-        let mut more: Vec<u64> = Vec::new();
-        for l in lanes(part) {
-            for k in 0..words as u64 {
-                let word = addresses[l] / 4 + k;
-                let bank = (word % 32) as usize;
-                if first[bank] == u64::MAX {
-                    first[bank] = word;
-                    depth[bank] = 1;
-                } else if first[bank] != word && !more.contains(&word) {
-                    more.push(word);
-                    depth[bank] += 1;
-                }
-            }
-        }
-        total += depth.iter().max().copied().unwrap_or(0);
-        distinct += depth.iter().sum::<u32>();
-    }
-    (total, distinct.div_ceil(32))
-}
-
-/// 32-byte sectors that an access touches, and the fewest that could hold its distinct bytes.
-pub fn sectors(addresses: &[u64; 32], bytes: u32, m: u32) -> (u32, u32) {
-    let mut seen: Vec<u64> = Vec::with_capacity(32);
-    let mut places: Vec<u64> = Vec::with_capacity(32);
-    for l in lanes(m) {
-        let sector = addresses[l] / 32;
-        if seen.last() != Some(&sector) && !seen.contains(&sector) {
-            seen.push(sector);
-        }
-        if places.last() != Some(&addresses[l])
-            && (places.last().is_none_or(|p| *p < addresses[l]) || !places.contains(&addresses[l]))
-        {
-            places.push(addresses[l]);
-        }
-    }
-    (seen.len() as u32, (places.len() as u32 * bytes).div_ceil(32))
 }
 
 fn strength(order: MemoryOrder) -> (bool, Option<Scope>, Option<Scope>) {

@@ -8,6 +8,7 @@ use super::warp::{Warp, lanes};
 use super::{Cx, Flow};
 use crate::check::FindingKind;
 use crate::ir::Instruction;
+use crate::memory::shared::ROW;
 use crate::types::Space;
 
 /// Instructions of the asynchronous family.
@@ -39,21 +40,23 @@ pub enum CopyOp {
     ProxyFence,
 }
 
+/// The copies of one warp instruction that are not done.
 #[derive(Clone, Debug)]
-struct Copy {
-    lane: u32,
-    group: u32,
-    to: u64,
-    from: u64,
-    bytes: u32,
-    size: u32,
+struct Copies {
+    /// Lanes whose copy is pending.
+    mask: u32,
     pc: u32,
+    bytes: u32,
+    groups: [u32; 32],
+    sizes: [u32; 32],
+    to: [u64; 32],
+    from: [u64; 32],
 }
 
 /// Copies of a warp's threads that are not done.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
-    copies: Vec<Copy>,
+    copies: Vec<Copies>,
     /// Groups committed, by lane.
     committed: [u32; 32],
 }
@@ -68,26 +71,16 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
             let sizes = if i.s[2].is_none() { [bytes; 32] } else { v.read32(i.s[2]) };
             let ignore = if i.p[2].is_none() { 0 } else { v.pred(i.p[2]) };
             let pc = w.groups[0].pc - 1;
+            let mut issued = 0;
             for l in lanes(m) {
-                let size = if ignore >> l & 1 != 0 { 0 } else { sizes[l] };
-                if size > bytes {
-                    cx.report(w, i, l as u32, FindingKind::Bounds, Some(from[l]), || {
-                        format!("reads {size} bytes for a copy of {bytes}")
-                    });
-                    continue;
+                if issue(cx, w, i, l, [to[l], from[l]], bytes, if ignore >> l & 1 != 0 { 0 } else { sizes[l] }) {
+                    issued |= 1 << l;
                 }
-                // Addresses are judged when the copy is issued; bytes move when it is done.
-                let Some(Place::Shared(rank, offset)) = cx.place(w, i, l, Space::Shared, to[l], bytes) else {
-                    continue;
-                };
-                if size > 0 && cx.place(w, i, l, Space::Global, from[l], bytes).is_none() {
-                    continue;
-                }
-                let lane = l as u32;
-                cx.touch(w, i, l, &Place::Shared(rank, offset), to[l], bytes, true, false, None);
-                cx.cluster.blocks[rank].shared.take_off(offset as u32, bytes, w.id * 32 + lane);
-                let group = w.copies.committed[l];
-                w.copies.copies.push(Copy { lane, group, to: to[l], from: from[l], bytes, size, pc });
+            }
+            if issued != 0 {
+                let sizes = std::array::from_fn(|l| if ignore >> l & 1 != 0 { 0 } else { sizes[l] });
+                let groups = w.copies.committed;
+                w.copies.copies.push(Copies { mask: issued, pc, bytes, groups, sizes, to, from });
             }
             cx.count(w, pc, Space::Shared, &to, bytes, m);
             cx.count(w, pc, Space::Global, &from, bytes, m);
@@ -95,39 +88,104 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
         CopyOp::Commit => lanes(m).for_each(|l| w.copies.committed[l] += 1),
         CopyOp::Wait { groups } => {
             let until: [u32; 32] = std::array::from_fn(|l| w.copies.committed[l].saturating_sub(groups));
-            complete(cx, w, |c| m >> c.lane & 1 != 0 && c.group < until[c.lane as usize]);
+            complete(cx, w, m, &until);
         }
         CopyOp::WaitAll => {
             lanes(m).for_each(|l| w.copies.committed[l] += 1);
-            complete(cx, w, |c| m >> c.lane & 1 != 0);
+            complete(cx, w, m, &[u32::MAX; 32]);
         }
         CopyOp::ProxyFence => {}
     }
     Flow::Next
 }
 
-/// Threads that exit leave no copy behind.
-pub fn at_exit(cx: &mut Cx, w: &mut Warp, _: &Instruction, m: u32) {
-    if !w.copies.copies.is_empty() {
-        complete(cx, w, |c| m >> c.lane & 1 != 0);
+/// Judges the addresses of a lane's copy, now that it is issued; bytes move when it is done. False when there is
+/// nothing to move.
+#[inline(always)]
+fn issue(
+    cx: &mut Cx,
+    w: &mut Warp,
+    i: &Instruction,
+    l: usize,
+    [to, from]: [u64; 2],
+    bytes: u32,
+    size: u32,
+) -> bool {
+    if size > bytes {
+        cx.report(w, i, l as u32, FindingKind::Bounds, Some(from), || {
+            format!("reads {size} bytes for a copy of {bytes}")
+        });
+        return false;
     }
+    let thread = w.id * 32 + l as u32;
+    let source = size == 0 || cx.place(w, i, l, Space::Global, from, bytes).is_some();
+    if bytes as usize == ROW && source {
+        let (judge, me) = cx.judge(w, l);
+        if cx.cluster.blocks[w.block as usize].shared.take_off_row(&judge, me, to, thread) {
+            return true;
+        }
+    }
+    let Some(Place::Shared(rank, offset)) = cx.place(w, i, l, Space::Shared, to, bytes) else { return false };
+    if !source {
+        return false;
+    }
+    cx.touch(w, i, l, &Place::Shared(rank, offset), to, bytes, true, false, None);
+    cx.cluster.blocks[rank].shared.take_off(offset as u32, bytes, thread);
+    true
 }
 
-fn complete(cx: &mut Cx, w: &mut Warp, which: impl Fn(&Copy) -> bool) {
-    let (done, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut w.copies.copies).into_iter().partition(which);
-    w.copies.copies = kept;
-    let loaded = cx.launch.loaded.clone();
-    for c in done {
-        let (lane, i) = (c.lane as usize, &loaded.module.0.code[c.pc as usize]);
-        let value = if c.size == 0 {
-            0
-        } else {
-            let all = cx.load(w, i, lane, Space::Global, c.from, c.bytes, false);
-            if c.size >= 16 { all } else { all & ((1u128 << (8 * c.size)) - 1) }
-        };
-        if let Some(Place::Shared(rank, offset)) = cx.place(w, i, lane, Space::Shared, c.to, c.bytes) {
-            cx.cluster.blocks[rank].shared.land(offset as u32, c.bytes, w.id * 32 + c.lane);
-        }
-        cx.store(w, i, lane, Space::Shared, c.to, c.bytes, false, value, None);
+/// Threads that exit leave no copy behind.
+pub fn at_exit(cx: &mut Cx, w: &mut Warp, _: &Instruction, m: u32) {
+    complete(cx, w, m, &[u32::MAX; 32]);
+}
+
+/// Does the copies of the lanes of `m` that belong to groups before `until`.
+fn complete(cx: &mut Cx, w: &mut Warp, m: u32, until: &[u32; 32]) {
+    if w.copies.copies.is_empty() {
+        return;
     }
+    let launch = cx.launch;
+    let mut all = std::mem::take(&mut w.copies.copies);
+    for c in &mut all {
+        let i = &launch.loaded.module.0.code[c.pc as usize];
+        for l in lanes(c.mask & m) {
+            if c.groups[l] < until[l] {
+                c.mask &= !(1 << l);
+                move_bytes(cx, w, i, l, [c.to[l], c.from[l]], c.bytes, c.sizes[l]);
+            }
+        }
+    }
+    all.retain(|c| c.mask != 0);
+    w.copies.copies = all;
+}
+
+#[inline(always)]
+fn move_bytes(
+    cx: &mut Cx,
+    w: &mut Warp,
+    i: &Instruction,
+    lane: usize,
+    [to, from]: [u64; 2],
+    bytes: u32,
+    size: u32,
+) {
+    let thread = w.id * 32 + lane as u32;
+    let value = if size == 0 {
+        0
+    } else {
+        let row = if bytes as usize == ROW { cx.global_row(w, lane, from) } else { None };
+        let all = row.unwrap_or_else(|| cx.load(w, i, lane, Space::Global, from, bytes, false));
+        if size >= 16 { all } else { all & ((1u128 << (8 * size)) - 1) }
+    };
+    if bytes as usize == ROW {
+        let (judge, me) = cx.judge(w, lane);
+        if cx.cluster.blocks[w.block as usize].shared.land_row(&judge, me, to, thread, value) {
+            cx.worker.changes += 1;
+            return;
+        }
+    }
+    if let Some(Place::Shared(rank, offset)) = cx.place(w, i, lane, Space::Shared, to, bytes) {
+        cx.cluster.blocks[rank].shared.land(offset as u32, bytes, thread);
+    }
+    cx.store(w, i, lane, Space::Shared, to, bytes, false, value, None);
 }

@@ -11,6 +11,7 @@ pub mod select;
 pub mod shuffle;
 pub mod sync;
 pub mod tensor;
+pub mod traffic;
 pub mod view;
 pub mod warp;
 
