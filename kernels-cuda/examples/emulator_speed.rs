@@ -44,8 +44,16 @@ fn bf16s(count: usize) -> Vec<bf16> {
     values(count).into_iter().map(bf16::from_f32).collect()
 }
 
-fn product(device: &Device) -> Case {
-    let n = 512usize;
+fn small_tiles(device: &Device) -> Case {
+    product(device, 512, None)
+}
+
+/// What a larger product would be cut into: of this size, such tiles would leave most of a GPU idle.
+fn large_tiles(device: &Device) -> Case {
+    product(device, 1024, Some("gemm_bf16_f32_128x128x32"))
+}
+
+fn product(device: &Device, n: usize, entry: Option<&'static str>) -> Case {
     let (size, stride) = (n as u64, n as i64);
     let shape = gemm::Shape { m: size, n: size, k: size, lda: size, ldw: size, output: Float::F32 };
     let arguments = gemm::Arguments {
@@ -67,7 +75,12 @@ fn product(device: &Device) -> Case {
         gate_rows: 1,
         activation: 0,
     };
-    let launch = gemm::launch(&shape, &A100).expect("a plain shape");
+    let mut launch = gemm::launch(&shape, &A100).expect("a plain shape");
+    if let Some(entry) = entry {
+        let tiles = (size / 128 * (size / 128)) as u32;
+        let shared_bytes = gemm::FAMILY.entry(entry).expect("an entry of the family").dynamic_shared;
+        launch = Launch { entry, grid: [tiles, 1, 1], block: [128, 1, 1], shared_bytes };
+    }
     Case { family: "gemm", launch, arguments: arguments.pack(), flop: 2.0 * (n * n * n) as f64 }
 }
 
@@ -169,8 +182,11 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let wanted = arguments.next();
     let runs: usize = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(7);
-    println!("{:<28} {:>6} {:>7} {:>9} {:>10} {:>9}", "entry", "checks", "threads", "ms", "ns/instr", "GFLOP/s");
-    for make in [product, attend, nearest, normalise] {
+    println!(
+        "{:<28} {:>6} {:>7} {:>9} {:>10} {:>9}",
+        "entry", "checks", "threads", "ms", "ns/instr", "GFLOP/s"
+    );
+    for make in [small_tiles, large_tiles, attend, nearest, normalise] {
         for checks in [Checks::default(), Checks::none()] {
             for threads in [1, 2] {
                 let options = Options { checks: checks.clone(), threads, ..Options::default() };

@@ -93,8 +93,19 @@ pub fn run(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u
 /// The addresses of all lanes.
 pub fn addresses(w: &mut Warp, constants: &[Plane], s: Slot, wide: bool, offset: i64) -> [u64; 32] {
     let v = w.view(constants);
-    let a = if wide { v.read64(s) } else { v.read32(s).map(u64::from) };
-    a.map(|x| x.wrapping_add_signed(offset))
+    let mut at = [0; 32];
+    if wide {
+        at = v.read64(s);
+    } else {
+        let narrow = v.read32(s);
+        for l in 0..32 {
+            at[l] = u64::from(narrow[l]);
+        }
+    }
+    for a in &mut at {
+        *a = a.wrapping_add_signed(offset);
+    }
+    at
 }
 
 /// A place in memory that was found to exist.
@@ -544,8 +555,22 @@ fn load(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32,
     let bytes = a.ty.bytes() * a.count;
     let (strong, acquire, _) = strength(a.order);
     let mut values = [0u128; 32];
+    let row = bytes == 16 && !strong;
     for l in lanes(m) {
-        values[l] = cx.load(w, i, l, a.space, at[l], bytes, strong);
+        let whole = match a.space {
+            Space::Global if row => cx.global_row(w, l, at[l]),
+            Space::Shared if row => cx.shared_row(w, l, at[l]),
+            // All lanes have the same arguments.
+            Space::Param if at == [at[l]; 32] => {
+                values = [cx.load(w, i, l, a.space, at[l], bytes, strong); 32];
+                break;
+            }
+            _ => None,
+        };
+        values[l] = match whole {
+            Some(value) => value,
+            None => cx.load(w, i, l, a.space, at[l], bytes, strong),
+        };
         if strong && let Some(place) = cx.place(w, i, l, a.space, at[l], bytes) {
             cx.acquire(w, &place, at[l], acquire);
         }
@@ -554,6 +579,17 @@ fn load(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32,
     cx.count(w, pc, a.space, &at, bytes, m);
     let each = a.ty.bytes() * 8;
     let mut v = w.view(constants);
+    if each == 32 && a.register_bytes == 4 {
+        let words: &[[u32; 4]; 32] = bytemuck::cast_ref(&values);
+        for (k, &d) in i.list.iter().enumerate() {
+            let mut out = [0; 32];
+            for l in 0..32 {
+                out[l] = words[l][k];
+            }
+            v.write32(d, m, &out);
+        }
+        return;
+    }
     for (k, &d) in i.list.iter().enumerate() {
         let part = |x: u128| {
             let x = (x >> (each * k as u32)) as u64 & (u64::MAX >> (64 - each.min(64)));
@@ -584,6 +620,14 @@ fn store(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32
     let mut values = [0u128; 32];
     let v = w.view(constants);
     for (k, &s) in i.list.iter().enumerate() {
+        if each == 32 && a.register_bytes == 4 {
+            let words: &mut [[u32; 4]; 32] = bytemuck::cast_mut(&mut values);
+            let part = v.read32(s);
+            for l in 0..32 {
+                words[l][k] = part[l];
+            }
+            continue;
+        }
         let wide = a.register_bytes >= 8;
         let part = if wide { v.read64(s) } else { v.read32(s).map(u64::from) };
         let high = if each == 128 { v.read64(Slot(s.0 + 2)) } else { [0; 32] };

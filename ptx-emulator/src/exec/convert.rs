@@ -75,6 +75,7 @@ fn result(ty: Type, x: i128) -> u64 {
     extend(ty, x as u64) as u64
 }
 
+#[inline(always)]
 fn integer_to_integer(c: Convert, x: u64) -> u64 {
     let x = extend(c.from, x);
     let (low, high) = limits(c.to);

@@ -68,17 +68,19 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
             let to = addresses(w, constants, i.s[0], to_wide, to_offset);
             let from = addresses(w, constants, i.s[1], from_wide, from_offset);
             let v = w.view(constants);
-            let sizes = if i.s[2].is_none() { [bytes; 32] } else { v.read32(i.s[2]) };
+            let mut sizes = if i.s[2].is_none() { [bytes; 32] } else { v.read32(i.s[2]) };
             let ignore = if i.p[2].is_none() { 0 } else { v.pred(i.p[2]) };
+            for l in lanes(ignore) {
+                sizes[l] = 0;
+            }
             let pc = w.groups[0].pc - 1;
             let mut issued = 0;
             for l in lanes(m) {
-                if issue(cx, w, i, l, [to[l], from[l]], bytes, if ignore >> l & 1 != 0 { 0 } else { sizes[l] }) {
+                if issue(cx, w, i, l, [to[l], from[l]], bytes, sizes[l]) {
                     issued |= 1 << l;
                 }
             }
             if issued != 0 {
-                let sizes = std::array::from_fn(|l| if ignore >> l & 1 != 0 { 0 } else { sizes[l] });
                 let groups = w.copies.committed;
                 w.copies.copies.push(Copies { mask: issued, pc, bytes, groups, sizes, to, from });
             }
@@ -87,7 +89,10 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
         }
         CopyOp::Commit => lanes(m).for_each(|l| w.copies.committed[l] += 1),
         CopyOp::Wait { groups } => {
-            let until: [u32; 32] = std::array::from_fn(|l| w.copies.committed[l].saturating_sub(groups));
+            let mut until = w.copies.committed;
+            for group in &mut until {
+                *group = group.saturating_sub(groups);
+            }
             complete(cx, w, m, &until);
         }
         CopyOp::WaitAll => {

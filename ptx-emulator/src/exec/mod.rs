@@ -6,6 +6,7 @@ pub mod convert;
 pub mod copy;
 pub mod integer;
 pub mod mma;
+mod mma_avx512;
 pub mod real;
 pub mod select;
 pub mod shuffle;

@@ -389,7 +389,8 @@ impl Warp {
         cx.worker.issued += 1;
         let counter = &mut cx.worker.counters[pc as usize];
         counter.issues += 1;
-        counter.lanes += u64::from(m.count_ones());
+        // Counting bits takes many instructions where the machine may lack one for it.
+        counter.lanes += if m == u32::MAX { 32 } else { u64::from(m.count_ones()) };
         let run = match &i.op {
             Op::Int1(..)
             | Op::Int2(..)

@@ -166,7 +166,8 @@ impl Judge<'_> {
     /// Enters a write of all that a cell stands for when it races with nothing; else leaves the cell as it is.
     #[inline(always)]
     pub fn writes_whole(&self, cell: &mut Cell, me: Epoch) -> bool {
-        if cell.iter().any(|&e| e != 0 && !self.ordered(Epoch(e), me)) {
+        let against = |e: u64| e != 0 && !self.ordered(Epoch(e), me);
+        if against(cell[0]) || against(cell[1]) || against(cell[2]) {
             return false;
         }
         *cell = [me.with_bytes(0xF).0, 0, 0];
@@ -235,8 +236,13 @@ impl Page {
 }
 
 #[inline(always)]
+fn peek(cells: &SharedCell) -> Cell {
+    [cells[0].load(Ordering::Relaxed), cells[1].load(Ordering::Relaxed), cells[2].load(Ordering::Relaxed)]
+}
+
+#[inline(always)]
 fn enter_shared(cells: &SharedCell, judge: &Judge, me: Epoch, mask: u64, write: bool) -> Option<Epoch> {
-    let before: Cell = std::array::from_fn(|k| cells[k].load(Ordering::Relaxed));
+    let before = peek(cells);
     let mut cell = before;
     let found = judge.enter(&mut cell, me, mask, write);
     for k in 0..3 {
@@ -272,7 +278,7 @@ impl AllocationShadow {
             return false;
         }
         let cells = &page.first[row];
-        let before: Cell = std::array::from_fn(|k| cells[k].load(Ordering::Relaxed));
+        let before = peek(cells);
         let mut cell = before;
         if !judge.reads_whole(&mut cell, me) {
             return false;
