@@ -6,7 +6,7 @@ use super::{Cx, Flow, traffic};
 use crate::check::FindingKind;
 use crate::float;
 use crate::ir::*;
-use crate::memory::shadow::{Epoch, Judge};
+use crate::memory::shadow::{ASYNC, Epoch, Judge};
 use crate::memory::{SHARED_RANK_SHIFT, classify, generic};
 use crate::types::{Scope, Space, Type};
 use std::sync::atomic::Ordering::Relaxed;
@@ -400,9 +400,10 @@ impl Cx<'_> {
         }
     }
 
+    /// Reports a race with an earlier access, unless lanes of one instruction write one value.
     #[cold]
     #[allow(clippy::too_many_arguments)]
-    fn race(
+    pub fn race(
         &self,
         w: &Warp,
         i: &Instruction,
@@ -434,6 +435,12 @@ impl Cx<'_> {
                     "{what} {bytes} bytes that lane {} of the same warp touched, with no bar.warp.sync between",
                     earlier.lane()
                 )
+            });
+            return;
+        }
+        if earlier.block() & ASYNC != 0 {
+            self.report(w, i, lane as u32, FindingKind::Race, Some(address), || {
+                format!("{what} {bytes} bytes of an asynchronous copy or product that nobody waited for")
             });
             return;
         }

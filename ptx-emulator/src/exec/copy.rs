@@ -3,6 +3,8 @@
 //! With eager completion a wait that is too loose would go unseen.
 
 use super::access::{Place, addresses};
+use super::bulk::{self, BulkOp};
+use super::mbarrier::{self, Action, BarrierOp};
 use super::view::Plane;
 use super::warp::{Warp, lanes};
 use super::{Cx, Flow};
@@ -38,6 +40,19 @@ pub enum CopyOp {
     WaitAll,
     /// `fence.proxy.*`: generic and asynchronous accesses are ordered.
     ProxyFence,
+    /// A bulk copy.
+    Bulk(BulkOp),
+    /// `cp.async.bulk.commit_group`
+    BulkCommit,
+    /// `cp.async.bulk.wait_group N`
+    BulkWait {
+        /// Groups that may stay pending.
+        groups: u32,
+        /// Whether it is enough that sources have been read.
+        read: bool,
+    },
+    /// An instruction on an `mbarrier`.
+    Barrier(BarrierOp),
 }
 
 /// The copies of one warp instruction that are not done.
@@ -45,6 +60,7 @@ pub enum CopyOp {
 struct Copies {
     /// Lanes whose copy is pending.
     mask: u32,
+    number: u64,
     pc: u32,
     bytes: u32,
     groups: [u32; 32],
@@ -59,6 +75,32 @@ pub struct Pending {
     copies: Vec<Copies>,
     /// Groups committed, by lane.
     committed: [u32; 32],
+    /// Instructions so far.
+    issued: u64,
+    arrivals: Vec<Arrival>,
+    /// Bulk groups committed, by lane.
+    bulk: [u32; 32],
+}
+
+/// An arrival at a barrier, once the copies that a thread issued before are done.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    lane: u32,
+    rank: u32,
+    barrier: u32,
+    before: u64,
+}
+
+impl Pending {
+    /// A lane arrives at a barrier when the copies that it has issued are done.
+    pub fn arrive_after(&mut self, lane: usize, rank: u32, barrier: u32) {
+        self.arrivals.push(Arrival { lane: lane as u32, rank, barrier, before: self.issued + 1 });
+    }
+
+    /// The bulk group of a lane that is not yet committed.
+    pub fn bulk_group(&self, lane: usize) -> u32 {
+        self.bulk[lane]
+    }
 }
 
 /// Runs an asynchronous instruction for the lanes of `m`.
@@ -82,7 +124,9 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
             }
             if issued != 0 {
                 let groups = w.copies.committed;
-                w.copies.copies.push(Copies { mask: issued, pc, bytes, groups, sizes, to, from });
+                w.copies.issued += 1;
+                let number = w.copies.issued;
+                w.copies.copies.push(Copies { mask: issued, number, pc, bytes, groups, sizes, to, from });
             }
             cx.count(w, pc, Space::Shared, &to, bytes, m);
             cx.count(w, pc, Space::Global, &from, bytes, m);
@@ -93,13 +137,28 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
             for group in &mut until {
                 *group = group.saturating_sub(groups);
             }
-            complete(cx, w, m, &until);
+            complete(cx, w, m, &until, u64::MAX);
         }
         CopyOp::WaitAll => {
             lanes(m).for_each(|l| w.copies.committed[l] += 1);
-            complete(cx, w, m, &[u32::MAX; 32]);
+            complete(cx, w, m, &[u32::MAX; 32], u64::MAX);
         }
-        CopyOp::ProxyFence => {}
+        CopyOp::ProxyFence => {
+            cx.cluster.blocks[w.block as usize].shared.fence_proxy(&w.clock.own);
+            w.clock.tick();
+        }
+        CopyOp::Bulk(op) => return bulk::run(op, cx, w, constants, i, m),
+        CopyOp::BulkCommit => lanes(m).for_each(|l| w.copies.bulk[l] += 1),
+        CopyOp::BulkWait { groups, read } => {
+            let until = w.copies.bulk.map(|n| n.saturating_sub(groups));
+            bulk::wait(cx, w, m, &until, read);
+        }
+        CopyOp::Barrier(op) => {
+            if matches!(op.action, Action::Wait { .. }) {
+                arrive_all(cx, w);
+            }
+            return mbarrier::run(op, cx, w, constants, i, m);
+        }
     }
     Flow::Next
 }
@@ -141,11 +200,35 @@ fn issue(
 
 /// Threads that exit leave no copy behind.
 pub fn at_exit(cx: &mut Cx, w: &mut Warp, _: &Instruction, m: u32) {
-    complete(cx, w, m, &[u32::MAX; 32]);
+    complete(cx, w, m, &[u32::MAX; 32], u64::MAX);
+    arrive_own(cx, w, m);
+    bulk::at_exit(cx, w, m);
 }
 
-/// Does the copies of the lanes of `m` that belong to groups before `until`.
-fn complete(cx: &mut Cx, w: &mut Warp, m: u32, until: &[u32; 32]) {
+/// Somebody waits for a barrier: all that arrive at one when their copies are done do so.
+fn arrive_all(cx: &mut Cx, w: &mut Warp) {
+    arrive_own(cx, w, u32::MAX);
+    for k in 0..cx.cluster.warps.len() {
+        if let Some(mut other) = cx.cluster.warps[k].take_if(|o| !o.copies.arrivals.is_empty()) {
+            arrive_own(cx, &mut other, u32::MAX);
+            cx.cluster.warps[k] = Some(other);
+        }
+    }
+}
+
+fn arrive_own(cx: &mut Cx, w: &mut Warp, m: u32) {
+    for a in std::mem::take(&mut w.copies.arrivals) {
+        if m >> a.lane & 1 == 0 {
+            w.copies.arrivals.push(a);
+            continue;
+        }
+        complete(cx, w, 1 << a.lane, &[u32::MAX; 32], a.before);
+        mbarrier::arrive_now(cx, w, a.rank, a.barrier);
+    }
+}
+
+/// Does the copies of the lanes of `m` that belong to groups before `until`, of instructions before `before`.
+fn complete(cx: &mut Cx, w: &mut Warp, m: u32, until: &[u32; 32], before: u64) {
     if w.copies.copies.is_empty() {
         return;
     }
@@ -153,6 +236,9 @@ fn complete(cx: &mut Cx, w: &mut Warp, m: u32, until: &[u32; 32]) {
     let mut all = std::mem::take(&mut w.copies.copies);
     for c in &mut all {
         let i = &launch.loaded.module.0.code[c.pc as usize];
+        if c.number >= before {
+            break;
+        }
         for l in lanes(c.mask & m) {
             if c.groups[l] < until[l] {
                 c.mask &= !(1 << l);

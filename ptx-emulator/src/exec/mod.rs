@@ -1,10 +1,12 @@
 //! The interpreter: warps of 32 lanes over the decoded code.
 
 pub mod access;
+pub mod bulk;
 pub mod cluster;
 pub mod convert;
 pub mod copy;
 pub mod integer;
+pub mod mbarrier;
 pub mod mma;
 mod mma_avx512;
 pub mod real;
@@ -15,6 +17,7 @@ pub mod tensor;
 pub mod traffic;
 pub mod view;
 pub mod warp;
+pub mod wgmma;
 
 use crate::check::{Finding, FindingKind};
 use crate::counters::Counter;

@@ -23,6 +23,8 @@ pub enum TensorOp {
     },
     /// `mma.sync`: `list` = D, A, B, C.
     Mma(super::mma::Mma),
+    /// `wgmma`
+    Group(super::wgmma::GroupOp),
     /// `stmatrix.m8n8.xN[.trans].b16`
     StoreMatrix {
         /// Matrices.
@@ -81,6 +83,7 @@ pub fn run(op: &TensorOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &In
             // SAFETY: `version` is what this machine was found to support.
             unsafe { super::mma::RUN[version](&mut view, i, m) };
         }
+        TensorOp::Group(op) => return super::wgmma::run(op, cx, w, constants, i, m),
         TensorOp::StoreMatrix { count, transposed, offset, wide_address } => {
             let at = addresses(w, constants, i.s[0], wide_address, offset);
             for k in 0..count as usize {

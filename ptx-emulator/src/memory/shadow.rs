@@ -13,10 +13,12 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 /// Counts stop here.
 pub const MAX_CLOCK: u32 = (1 << 27) - 1;
 /// Blocks are told apart up to this number.
-pub const MAX_BLOCK: u32 = (1 << 22) - 1;
+pub const MAX_BLOCK: u32 = (1 << 21) - 1;
+/// Added to a block's number: the asynchronous copies that it issued. Their number is their count.
+pub const ASYNC: u32 = MAX_BLOCK + 1;
 
 /// One access, packed: count 27 bits, block 22, warp 5, lane 5, strong 1, bytes touched 4. Zero is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
@@ -25,7 +27,7 @@ impl Epoch {
     pub fn new(block: u32, warp: u32, lane: u32, count: u32, strong: bool) -> Epoch {
         Epoch(
             u64::from(count)
-                | u64::from(block & MAX_BLOCK) << 27
+                | u64::from(block & (MAX_BLOCK | ASYNC)) << 27
                 | u64::from(warp) << 49
                 | u64::from(lane) << 54
                 | u64::from(strong) << 59,
@@ -41,7 +43,7 @@ impl Epoch {
     /// Linear block of the grid.
     #[inline(always)]
     pub fn block(self) -> u32 {
-        (self.0 >> 27) as u32 & MAX_BLOCK
+        (self.0 >> 27) as u32 & (MAX_BLOCK | ASYNC)
     }
 
     /// Warp of the block.
@@ -99,8 +101,9 @@ pub struct Judge<'a> {
 }
 
 impl Judge<'_> {
+    /// Whether an access happened before one by `me`.
     #[inline(always)]
-    fn ordered(&self, earlier: Epoch, me: Epoch) -> bool {
+    pub fn ordered(&self, earlier: Epoch, me: Epoch) -> bool {
         if earlier.same_warp(me) {
             // Within a warp: one's own program order, or a synchronisation since.
             !self.lanes || earlier.lane() == me.lane() || earlier.count() < me.count()

@@ -4,7 +4,9 @@
 //! for one in a few instructions when nothing at all is wrong with it, and leave everything as it was when anything
 //! might be: the caller then goes the long way, which knows how to say what.
 
+use super::clock::raise;
 use super::shadow::{Cell, Epoch, Judge, Published, byte_mask};
+use crate::exec::mbarrier::Mbarrier;
 use std::collections::HashMap;
 
 /// Bytes of a row.
@@ -28,6 +30,10 @@ pub struct Shared {
     flights: u32,
     /// What strong accesses published, by offset.
     pub published: HashMap<u32, Published>,
+    /// `mbarrier` objects, by offset.
+    pub mbarriers: HashMap<u32, Mbarrier>,
+    /// By warp, up to which count its accesses were made known to the asynchronous proxy.
+    fenced: Vec<u32>,
 }
 
 impl Shared {
@@ -44,6 +50,8 @@ impl Shared {
             in_flight: vec![[0; ROW / 4]; rows],
             flights: 0,
             published: HashMap::new(),
+            mbarriers: HashMap::new(),
+            fenced: Vec::new(),
         }
     }
 
@@ -110,6 +118,28 @@ impl Shared {
             self.split[offset as usize / ROW] = false;
         }
         found
+    }
+
+    /// A `fence.proxy.async` of one that knows these counts of the block's warps.
+    pub fn fence_proxy(&mut self, known: &[u32]) {
+        raise(&mut self.fenced, known);
+    }
+
+    /// Whether ordinary stores of the block wrote some of these bytes, and no proxy fence made that known.
+    pub fn unfenced(&self, block: u32, offset: usize, bytes: u32) -> bool {
+        if self.first.is_empty() {
+            return false;
+        }
+        (offset / 4..(offset + bytes as usize).div_ceil(4)).any(|word| {
+            let row = word / 4;
+            let cell = match word % 4 {
+                k if k > 0 && self.split[row] => self.rest[row][k - 1],
+                _ => self.first[row],
+            };
+            let last = Epoch(cell[0]);
+            let fenced = self.fenced.get(last.warp() as usize).copied().unwrap_or(0);
+            last.0 != 0 && last.block() == block && last.count() > fenced
+        })
     }
 
     /// The row at an address, when it is one of this memory.
