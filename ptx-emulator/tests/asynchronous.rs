@@ -222,7 +222,7 @@ fn a_box_of_a_tensor_is_swizzled_and_filled() {
             let (x, y) = (column + 12, row + 6);
             let expected = if x < columns && y < rows { input[(y * columns + x) as usize] } else { 0 };
             // Chunk c of row r of a 128-byte swizzle is found at chunk c ^ (r mod 8).
-            let chunk = column / 4 ^ row % 8;
+            let chunk = (column / 4) ^ (row % 8);
             assert_eq!(
                 out[(row * 32 + chunk * 4 + column % 4) as usize],
                 expected,

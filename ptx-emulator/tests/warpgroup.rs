@@ -167,3 +167,89 @@ fn registers_and_operands_may_not_be_touched_before_the_wait() {
     let overwritten = run(16, &a, &b, &ptx(FENCE, &format!("st.shared.u32 [s], %r0; {WAIT}"))).0;
     assert!(kinds(&overwritten).contains(&FindingKind::Race), "{}", overwritten.to_text());
 }
+
+/// A type of operands: its name, bytes, and small whole numbers in it.
+type Form = (&'static str, usize, fn(i32) -> u32);
+
+const FORMS: [Form; 4] = [
+    ("m64n16k16.f32.f16.f16", 2, |x| u32::from(half::f16::from_f32(x as f32).to_bits())),
+    ("m64n16k16.f32.bf16.bf16", 2, |x| u32::from(bf16::from_f32(x as f32).to_bits())),
+    ("m64n16k8.f32.tf32.tf32", 4, |x| (x as f32).to_bits()),
+    ("m64n16k32.s32.s8.s8", 1, |x| x as u32 & 0xFF),
+];
+
+fn whole(seed: usize, x: usize, k: usize) -> i32 {
+    ((x * 5 + k * 3 + seed) % 7) as i32 - 3
+}
+
+/// "Register Fragments": A may come from registers, laid out as for `mma.sync`; D is f32, s32, or f16 in pairs.
+#[test]
+fn each_type_from_memory_and_from_registers() {
+    for (form, bytes, bits) in FORMS {
+        for registers in [false, true] {
+            let (integers, k) = (form.contains("s32"), 32 / bytes);
+            let mut image = vec![0u8; BYTES];
+            let mut put = |start: usize, rows: usize, seed: usize| {
+                for (x, j) in (0..rows).flat_map(|x| (0..k).map(move |j| (x, j))) {
+                    let at = start + x / 8 * 256 + j * bytes / 16 * 128 + x % 8 * 16 + j * bytes % 16;
+                    image[at..at + bytes].copy_from_slice(&bits(whole(seed, x, j)).to_le_bytes()[..bytes]);
+                }
+            };
+            put(0, 64, 1);
+            put(16384, 16, 2);
+            // Registers of A, four a thread: rows g and g + 8, then the same in the other half of K.
+            let each = 4 / bytes;
+            for (thread, r) in (0..128).flat_map(|t| (0..4).map(move |r| (t, r))) {
+                let row = 16 * (thread / 32) + thread % 32 / 4 + 8 * (r % 2);
+                let first = 4 * each * (r / 2) + each * (thread % 4);
+                let word = (0..each).fold(0, |w, j| w | bits(whole(1, row, first + j)) << (8 * bytes * j));
+                let at = 24576 + thread * 16 + r * 4;
+                image[at..at + 4].copy_from_slice(&word.to_le_bytes());
+            }
+            let ty = if integers { "s32" } else { "f32" };
+            let d: String =
+                (0..8).map(|r| format!("%r{}{}", 20 + r, if r < 7 { ", " } else { "" })).collect();
+            let scales = match (integers, bytes, registers) {
+                (true, ..) => "",
+                (_, 4, _) => ", 1, 1",
+                (_, _, true) => ", 1, 1, 0",
+                _ => ", 1, 1, 0, 0",
+            };
+            let a = if registers { "{%r10, %r11, %r12, %r13}" } else { "%rd3" };
+            let (low, high) = (128u64 >> 4 << 16 | 256 >> 4 << 32, 16384u64 >> 4);
+            let stores: String =
+                (0..8).map(|r| format!("st.global.u32 [%rd9+{}], %r{};\n", 4 * r, 20 + r)).collect();
+            let ptx = format!(
+                ".version 8.0\n.target sm_90a\n.address_size 64\n\
+                 .visible .entry k(.param .u64 p0, .param .u64 p1) {{\n.reg .pred %p<8>;\n.reg .b32 %r<32>;\n\
+                 .reg .b64 %rd<16>;\n.shared .align 1024 .b8 s[{BYTES}];\n.shared .align 8 .b64 bar;\n\
+                 ld.param.u64 %rd0, [p0]; ld.param.u64 %rd1, [p1]; mov.u32 %r0, %tid.x; mov.u32 %r1, bar;\n\
+                 mov.u32 %r2, s; mad.wide.u32 %rd9, %r0, 32, %rd1; setp.eq.u32 %p0, %r0, 0;\n{BULK}\n\
+                 shl.b32 %r4, %r0, 4; add.s32 %r4, %r4, %r2; ld.shared.v4.u32 {{%r10, %r11, %r12, %r13}}, [%r4+24576];\n\
+                 shr.u32 %r3, %r2, 4; cvt.u64.u32 %rd2, %r3; add.s64 %rd3, %rd2, {low}; add.s64 %rd4, %rd3, {high};\n\
+                 setp.ne.u32 %p1, %r0, %r0;\n{FENCE}\n\
+                 wgmma.mma_async.sync.aligned.{form} {{{d}}}, {a}, %rd4, %p1{scales};\n\
+                 wgmma.commit_group.sync.aligned;\n{WAIT}\n{stores}ret;\n}}\n"
+            );
+            let device = Device::new(Gpu::h100(), Options { threads: 1, ..Options::default() });
+            let memory = device.memory();
+            let (input, output) = (memory.alloc(BYTES as u64).unwrap(), memory.alloc(4096).unwrap());
+            memory.write(input, &image).unwrap();
+            let module = Module::parse(&ptx).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
+            let loaded = device.load(&module).unwrap();
+            let args: Vec<u8> = [input, output].iter().flat_map(|p| p.to_le_bytes()).collect();
+            let report = device.launch(&loaded, "k", &LaunchConfig::new(1, 128), &args).unwrap();
+            assert_eq!(report.findings, vec![], "{form}: {}", report.to_text());
+            let mut out = vec![0u32; 1024];
+            memory.read(output, bytemuck::cast_slice_mut(&mut out)).unwrap();
+            for (thread, r) in (0..128).flat_map(|t| (0..8).map(move |r| (t, r))) {
+                let row = 16 * (thread / 32) + thread % 32 / 4 + 8 * (r / 2 % 2);
+                let column = 8 * (r / 4) + 2 * (thread % 4) + r % 2;
+                let dot: i32 = (0..k).map(|j| whole(1, row, j) * whole(2, column, j)).sum();
+                let got = out[thread * 8 + r];
+                let got = if ty == "s32" { got as i32 } else { f32::from_bits(got) as i32 };
+                assert_eq!(got, dot, "{form} registers {registers} row {row} column {column}");
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Loads, stores and atomics, with every check; and the arithmetic of addresses.
 
-use super::view::Plane;
+use super::view::{Plane, each_lane};
 use super::warp::{Warp, lanes};
 use super::{Cx, Flow, traffic};
 use crate::check::FindingKind;
@@ -608,13 +608,13 @@ fn load(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32,
             }
         };
         if each == 128 {
-            v.write64(d, m, &values.map(|x| x as u64));
-            v.write64(Slot(d.0 + 2), m, &values.map(|x| (x >> 64) as u64));
+            v.write64(d, m, &each_lane(&values, |x| x as u64));
+            v.write64(Slot(d.0 + 2), m, &each_lane(&values, |x| (x >> 64) as u64));
         } else if a.register_bytes == 8 {
-            v.write64(d, m, &values.map(part));
+            v.write64(d, m, &each_lane(&values, part));
         } else {
             let keep = if a.register_bytes >= 4 { u32::MAX } else { 0xFFFF };
-            v.write32(d, m, &values.map(|x| part(x) as u32 & keep));
+            v.write32(d, m, &each_lane(&values, |x| part(x) as u32 & keep));
         }
     }
 }
@@ -636,7 +636,7 @@ fn store(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32
             continue;
         }
         let wide = a.register_bytes >= 8;
-        let part = if wide { v.read64(s) } else { v.read32(s).map(u64::from) };
+        let part = if wide { v.read64(s) } else { each_lane(&v.read32(s), u64::from) };
         let high = if each == 128 { v.read64(Slot(s.0 + 2)) } else { [0; 32] };
         for l in 0..32 {
             let x = u128::from(part[l] & (u64::MAX >> (64 - each.min(64)))) | u128::from(high[l]) << 64;
@@ -728,7 +728,7 @@ fn atomic(
         (true, _) => [0; 32],
         (_, 8) => v.read64(s),
         (_, 2) => v.read32(s).map(|x| u64::from(x & 0xFFFF)),
-        _ => v.read32(s).map(u64::from),
+        _ => each_lane(&v.read32(s), u64::from),
     };
     let (b, c) = (read(i.s[1]), read(i.s[2]));
     let (_, acquire, release) = strength(a.order);
@@ -786,7 +786,7 @@ fn atomic(
         if bytes == 8 {
             v.write64(i.d[0], m, &old);
         } else {
-            v.write32(i.d[0], m, &old.map(|x| x as u32));
+            v.write32(i.d[0], m, &each_lane(&old, |x| x as u32));
         }
     }
 }

@@ -101,7 +101,7 @@ pub fn run(op: BulkOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instr
         };
         let (mut pieces, mut fill) = (Vec::new(), 0);
         if op.rank == 0 {
-            if sizes[l] % 16 != 0 || global[l] % 16 != 0 {
+            if !sizes[l].is_multiple_of(16) || !global[l].is_multiple_of(16) {
                 cx.report(w, i, l as u32, FindingKind::Misaligned, Some(global[l]), || {
                     format!("a bulk copy of {} bytes: sizes and addresses must be multiples of 16", sizes[l])
                 });
@@ -117,8 +117,9 @@ pub fn run(op: BulkOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instr
                 continue;
             };
             let align = if map.swizzle == 0 && !op.load { 16 } else { 128 };
-            if map.rank != op.rank || map.interleave != 0 || offset % align != 0 {
-                let kind = if offset % align != 0 { FindingKind::Misaligned } else { FindingKind::Trap };
+            if map.rank != op.rank || map.interleave != 0 || !offset.is_multiple_of(align) {
+                let kind =
+                    if !offset.is_multiple_of(align) { FindingKind::Misaligned } else { FindingKind::Trap };
                 cx.report(w, i, l as u32, kind, Some(shared[l]), || {
                     format!(
                         "a copy of rank {} with a map of rank {} and interleave {} (which is not modelled), to {offset:#x} (a multiple of {align} is needed)",
@@ -186,7 +187,8 @@ fn tile(map: &TensorMap, at: [i32; 5], shared: u32) -> Vec<Piece> {
             let shared = swizzle(map.swizzle, to);
             to += size;
             if let Some(p) = pieces.last_mut() {
-                let follows = p.shared + p.bytes == shared && (map.swizzle == 0 || shared % 16 != 0);
+                let follows =
+                    p.shared + p.bytes == shared && (map.swizzle == 0 || !shared.is_multiple_of(16));
                 if follows
                     && (if inside {
                         p.global != 0 && p.global + u64::from(p.bytes) == global

@@ -205,12 +205,14 @@ struct Page {
     rest: OnceLock<Box<[[SharedCell; 3]; ROWS]>>,
 }
 
-const EMPTY: SharedCell = [const { AtomicU64::new(0) }; 3];
+const fn empty() -> SharedCell {
+    [const { AtomicU64::new(0) }; 3]
+}
 
 impl Page {
     fn new() -> Box<Page> {
         Box::new(Page {
-            first: [const { EMPTY }; ROWS],
+            first: [const { empty() }; ROWS],
             split: [const { AtomicU64::new(0) }; ROWS / 64],
             rest: OnceLock::new(),
         })
@@ -223,7 +225,7 @@ impl Page {
 
     #[inline]
     fn words(&self, row: usize) -> &[SharedCell; 3] {
-        &self.rest.get_or_init(|| Box::new([const { [const { EMPTY }; 3] }; ROWS]))[row]
+        &self.rest.get_or_init(|| Box::new([const { [const { empty() }; 3] }; ROWS]))[row]
     }
 
     fn split(&self, row: usize) {
