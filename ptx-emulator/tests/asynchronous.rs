@@ -316,3 +316,41 @@ fn a_block_may_spin_on_a_flag_of_another() {
         }
     }
 }
+
+/// Sizes, boxes and descriptors that cannot be are findings, or errors of the text; never a crash.
+#[test]
+fn impossible_copies_and_products_are_refused() {
+    let copy = |operands: &str| {
+        let load = "mbarrier::complete_tx::bytes";
+        let body = format!("{}@%p0 cp.async.bulk.shared::cluster.global.{load} {operands};", init(1));
+        Case::new(Order::Forward).buffer(&[0; 64]).run(&kernel(1, &body), 1)
+    };
+    assert_eq!(kinds(&copy("[s], [%rd0], 0xFFFFFFF0, [%r1]")), [FindingKind::Bounds]);
+    assert_eq!(kinds(&copy("[s], [%rd0], 512, [%r1]")), [FindingKind::Bounds]);
+    assert_eq!(kinds(&copy("[s], [%rd0], 24, [%r1]")), [FindingKind::Misaligned]);
+    assert_eq!(kinds(&copy("[s+8], [%rd0], 16, [%r1]")), [FindingKind::Misaligned]);
+
+    let tile = "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes";
+    let body = format!("{}{tile} [s], [%rd1, {{%r0, %r0}}], [%r1];", init(1));
+    let map = |rows| {
+        move |address| {
+            TensorMap::tiled(2, address, &[8, 8], &[32], &[256, rows], &[1, 1], 0, 0, 0, 0).unwrap()
+        }
+    };
+    let case = Case::new(Order::Forward).buffer(&[0; 64]).map(map(256));
+    assert_eq!(kinds(&case.run(&kernel(2, &body), 1)), [FindingKind::Bounds]);
+    let no_map = Case::new(Order::Forward).buffer(&[0; 64]).buffer(&[0; 64]);
+    assert_eq!(kinds(&no_map.run(&kernel(2, &body), 1)), [FindingKind::Trap]);
+
+    let product = |d: &str, k: u32| {
+        let form = format!("wgmma.mma_async.sync.aligned.m64n8k{k}.f32.bf16.bf16");
+        kernel(1, &format!("{form} {{{d}}}, %rd0, %rd0, %p0, 1, 1, 0, 0;"))
+    };
+    for (d, k) in [("_, %f1, %f2, %f3", 16), ("%f0, %f1", 16), ("%f0, %f1, %f2, %f3", 8)] {
+        assert!(Module::parse(&product(d, k)).is_err(), "{d} k{k}");
+    }
+    let wild = Case::new(Order::Forward).buffer(&[0; 64]);
+    let mut wild = wild.run(&product("%f0, %f1, %f2, %f3", 16).replace("%rd0, %rd0,", "-1, -1,"), 32);
+    wild.findings.retain(|f| f.kind == FindingKind::Bounds);
+    assert!(!wild.findings.is_empty());
+}

@@ -84,6 +84,9 @@ fn product<'a>(
     } else {
         descriptors[0] = cx.source(&i.operands[1], Type::B64)?;
     }
+    if list.iter().any(|s| s.is_none() || !s.is_register()) {
+        return Err(cx.error("D and A take registers only"));
+    }
     descriptors[1] = cx.source(&i.operands[2], Type::B64)?;
     let add = match &i.operands[3] {
         Operand::Number(ast::Number::Int(n @ (0 | 1))) => {

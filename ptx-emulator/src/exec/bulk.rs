@@ -128,6 +128,15 @@ pub fn run(op: BulkOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instr
                 });
                 continue;
             }
+            let bytes =
+                map.copied().iter().map(|n| u64::from(*n)).product::<u64>() * u64::from(map.element_bytes());
+            let size = cx.cluster.blocks[rank].shared.data.len();
+            if offset as u64 + bytes > size as u64 {
+                cx.report(w, i, l as u32, FindingKind::Bounds, Some(shared[l]), || {
+                    format!("a box of {bytes} bytes at {offset:#x} of {size} bytes of shared memory")
+                });
+                continue;
+            }
             let mut at = [0i32; 5];
             (0..op.rank as usize).for_each(|k| at[k] = list[k][l] as i32);
             pieces = tile(&map, at, offset as u32);
@@ -178,7 +187,7 @@ fn tile(map: &TensorMap, at: [i32; 5], shared: u32) -> Vec<Piece> {
             let x = i64::from(at[k]) + i64::from(rest % count[k] * map.element_strides[k]);
             rest /= count[k];
             inside &= (0..map.dims[k] as i64).contains(&x);
-            base = base.wrapping_add_signed(x * map.strides[k] as i64);
+            base = base.wrapping_add_signed(x.wrapping_mul(map.strides[k] as i64));
         }
         for e in 0..count[0] {
             let x = i64::from(at[0]) + i64::from(e * map.element_strides[0]);
@@ -238,7 +247,7 @@ fn issue(
     let clock = w.clock.clone();
     let judge = Judge { clock: &clock, lanes: true, warps: true };
     for p in &pieces {
-        let (start, end) = (p.shared as usize, (p.shared + p.bytes) as usize);
+        let (start, end) = (p.shared as usize, p.shared as usize + p.bytes as usize);
         let shared = &mut cx.cluster.blocks[rank as usize].shared;
         if end > shared.data.len() {
             let size = shared.data.len();
@@ -386,8 +395,7 @@ pub fn wait(cx: &mut Cx, w: &mut Warp, m: u32, until: &[u32; 32], only_read: boo
                 .copied()
                 .collect()
         });
-        // Its reads are over, and it is not told which of its accesses this knows of: the writes may still race
-        // unseen with others of this warp.
+        // Its reads are over. Its writes may not be, but one number stands for both.
         w.clock.join(&c.known(w.clock.block));
         if only_read {
             c.taken = Some(bytes);

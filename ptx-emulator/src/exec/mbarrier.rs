@@ -178,14 +178,17 @@ pub fn run(op: BarrierOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &In
                     wrong = Some(format!("{count} arrivals where {} are pending", b.pending));
                 } else {
                     b.pending -= count;
-                    b.expected -= if drop { count } else { 0 };
+                    b.expected = b.expected.saturating_sub(if drop { count } else { 0 });
                     if release {
                         merge(&mut b.gathered, &w.clock.publish());
                     }
                     b.settle();
                 }
             }
-            Action::Expect => b.bytes += value[l] as i64,
+            Action::Expect => {
+                b.bytes += value[l] as i64;
+                b.settle();
+            }
             Action::Complete => b.complete(value[l] as u32, &Known::new()),
             Action::Wait { parity, acquire } => {
                 let ended = if parity { b.phase & 1 != value[l] & 1 } else { b.phase > value[l] >> 32 };
