@@ -172,6 +172,14 @@ fn normalise(device: &Device) -> Case {
     Case { family: "layer_norm", launch, arguments: arguments.pack(), flop: (8 * rows * cols) as f64 }
 }
 
+/// CPU seconds of all threads of this process, to a hundredth, where the system counts them.
+fn process_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let times: Vec<f64> =
+        text.rsplit(')').next()?.split_whitespace().skip(11).take(2).filter_map(|t| t.parse().ok()).collect();
+    Some(times.iter().sum::<f64>() / 100.0)
+}
+
 /// Seconds that this thread ran on a CPU, where the system counts them.
 fn thread_seconds() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
@@ -183,8 +191,8 @@ fn main() {
     let wanted = arguments.next();
     let runs: usize = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(7);
     println!(
-        "{:<28} {:>6} {:>7} {:>9} {:>10} {:>9}",
-        "entry", "checks", "threads", "ms", "ns/instr", "GFLOP/s"
+        "{:<28} {:>6} {:>7} {:>9} {:>10} {:>9} {:>9}",
+        "entry", "checks", "threads", "ms", "ns/instr", "GFLOP/s", "CPU ms"
     );
     for make in [small_tiles, large_tiles, attend, nearest, normalise] {
         for checks in [Checks::default(), Checks::none()] {
@@ -205,6 +213,7 @@ fn main() {
                     ..LaunchConfig::new(1, 1)
                 };
                 let (mut best, mut issues) = (f64::INFINITY, 0);
+                let before = process_seconds();
                 for _ in 0..runs {
                     let (start, cpu) = (Instant::now(), thread_seconds());
                     let report = device
@@ -217,13 +226,16 @@ fn main() {
                     best = best.min(seconds);
                     issues = report.issues();
                 }
+                // Twice the threads in half the time costs the same: this tells how they scale when others are busy too.
+                let all = before.and_then(|b| Some(process_seconds()? - b)).unwrap_or(f64::NAN);
                 println!(
-                    "{:<28} {:>6} {threads:>7} {:>9.2} {:>10.1} {:>9.2}",
+                    "{:<28} {:>6} {threads:>7} {:>9.2} {:>10.1} {:>9.2} {:>9.1}",
                     case.launch.entry,
                     if checks.race { "on" } else { "off" },
                     best * 1e3,
                     best * 1e9 / issues as f64,
                     case.flop / best * 1e-9,
+                    all / runs as f64 * 1e3,
                 );
             }
         }

@@ -5,6 +5,7 @@ pub mod bulk;
 pub mod cluster;
 pub mod convert;
 pub mod copy;
+pub mod driver_call;
 pub mod integer;
 pub mod mbarrier;
 pub mod mma;

@@ -228,6 +228,14 @@ impl Page {
         &self.rest.get_or_init(|| Box::new([const { [const { empty() }; 3] }; ROWS]))[row]
     }
 
+    /// The cell that stands for a word.
+    fn cell(&self, word: usize) -> &SharedCell {
+        match word % 4 {
+            k if k > 0 && self.is_split(word / 4) => &self.words(word / 4)[k - 1],
+            _ => &self.first[word / 4],
+        }
+    }
+
     fn split(&self, row: usize) {
         // Read before the bit: what a split row's first word holds must not be taken for the whole row's.
         let whole: Cell = std::array::from_fn(|k| self.first[row][k].load(Ordering::Acquire));
@@ -325,12 +333,45 @@ impl AllocationShadow {
     }
 }
 
+impl AllocationShadow {
+    /// Adds the ranges that were touched, by address. Strong accesses are left out: they order, they do not race.
+    fn touched(&self, base: u64, out: &mut Vec<Touched>) {
+        for (index, page) in self.pages.iter().enumerate() {
+            let Some(page) = page.get() else { continue };
+            for word in 0..PAGE / 4 {
+                let [write, a, b] = peek(page.cell(word)).map(Epoch);
+                let weak = |e: Epoch| if e.strong() { 0 } else { e.bytes() };
+                let (written, read) = (weak(write), weak(a) | weak(b));
+                for byte in (0..4u64).filter(|byte| (written | read) >> byte & 1 != 0) {
+                    let start = base + (index * PAGE + 4 * word) as u64 + byte;
+                    let write = written >> byte & 1 != 0;
+                    match out.last_mut() {
+                        Some(last) if last.start + last.len == start && last.write == write => last.len += 1,
+                        _ => out.push(Touched { start, len: 1, write }),
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Which of the four bytes at `at` the range `[start, end)` covers.
 #[inline(always)]
 pub fn byte_mask(at: u64, start: u64, end: u64) -> u64 {
     let low = start.saturating_sub(at);
     let high = (end - at).min(4);
     (0xF >> (4 - high)) & (0xF << low)
+}
+
+/// A range of device memory that a launch touched with ordinary accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// First address.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Whether it was written; otherwise only read.
+    pub write: bool,
 }
 
 /// The shadow of all device memory during one launch, and what was published at its addresses.
@@ -393,6 +434,23 @@ fn join(old: Option<Arc<super::clock::Known>>, new: Arc<super::clock::Known>) ->
 }
 
 impl GlobalShadow {
+    /// What the launch touched so far, by address.
+    pub fn touched(&self) -> Vec<Touched> {
+        let mut all: Vec<(u64, Arc<AllocationShadow>)> = self
+            .allocations
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .iter()
+            .map(|(base, shadow)| (*base, shadow.clone()))
+            .collect();
+        all.sort_by_key(|(base, _)| *base);
+        let mut out = Vec::new();
+        for (base, shadow) in all {
+            shadow.touched(base, &mut out);
+        }
+        out
+    }
+
     /// The shadow of an allocation.
     pub fn of(&self, base: u64, bytes: u64) -> Arc<AllocationShadow> {
         if let Some(s) = self.allocations.read().unwrap_or_else(|e| e.into_inner()).get(&base) {
