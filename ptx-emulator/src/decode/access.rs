@@ -163,19 +163,29 @@ pub(super) fn address<'a>(
     if !more.is_empty() {
         return Err(cx.error("coordinates are not expected in this address"));
     }
+    address_of(cx, *base, *offset, space)
+}
+
+/// As [`address`], of the parts of an operand.
+pub(super) fn address_of<'a>(
+    cx: &mut FunctionDecoder<'_, 'a>,
+    base: Option<&'a str>,
+    offset: i64,
+    space: Space,
+) -> Result<(Slot, bool, i64, Space)> {
     let Some(name) = base else {
-        return Ok((cx.constant(*offset as u64, 8), true, 0, space));
+        return Ok((cx.constant(offset as u64, 8), true, 0, space));
     };
     match cx.lookup(name) {
         Some(Name::Register { plane, ty, vector: 1 }) if matches!(ty.bytes(), 4 | 8) => {
-            Ok((Slot::register(plane), ty.bytes() == 8, *offset, space))
+            Ok((Slot::register(plane), ty.bytes() == 8, offset, space))
         }
         // A parameter of a function or a call lives in the frame.
         Some(Name::Local { offset: at, .. }) if matches!(space, Space::Param | Space::Local) => {
-            Ok((cx.local_address(at)?, true, *offset, Space::Local))
+            Ok((cx.local_address(at)?, true, offset, Space::Local))
         }
         Some(Name::Module(_) | Name::Local { .. } | Name::KernelParam { .. }) => {
-            let slot = cx.symbol_address(name, *offset, 8)?;
+            let slot = cx.symbol_address(name, offset, 8)?;
             Ok((slot, true, 0, space))
         }
         None => Err(cx.error(format!("'{name}' is not defined"))),

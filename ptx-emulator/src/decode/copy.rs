@@ -10,11 +10,20 @@ use crate::types::{Space, Type};
 
 /// Decodes `i` when it belongs here.
 pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>) -> Result<bool> {
-    if i.opcode != "cp" {
-        return Ok(false);
+    match i.opcode {
+        "cp" => {}
+        "mbarrier" => return super::bulk::mbarrier(cx, i).map(|()| true),
+        "setmaxnreg" => return super::bulk::registers(cx, i).map(|()| true),
+        _ => return Ok(false),
     }
     let mut m = Modifiers::new(i);
     m.need(&[("async", ())])?;
+    if m.take("bulk") {
+        return super::bulk::bulk(cx, i, m).map(|()| true);
+    }
+    if m.take("mbarrier") {
+        return super::bulk::arrive_after(cx, i, m).map(|()| true);
+    }
     if m.take("commit_group") {
         m.finish()?;
         cx.emit(Op::Copy(CopyOp::Commit), [], []);

@@ -5,6 +5,7 @@
 
 mod access;
 mod arithmetic;
+mod bulk;
 mod control;
 mod convert;
 mod copy;
@@ -14,6 +15,7 @@ mod select;
 pub mod special;
 mod tensor;
 mod warp;
+mod wgmma;
 
 use crate::error::{CudaError, ModuleError};
 use crate::ir::{Instruction, Slot};

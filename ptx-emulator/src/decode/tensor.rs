@@ -16,6 +16,10 @@ pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instructi
         mma(cx, i, &mut m)?;
         return Ok(true);
     }
+    if i.opcode == "wgmma" {
+        super::wgmma::decode(cx, i, m)?;
+        return Ok(true);
+    }
     let load = match i.opcode {
         "ldmatrix" => true,
         "stmatrix" => false,

@@ -1,12 +1,12 @@
 //! Loads, stores and atomics, with every check; and the arithmetic of addresses.
 
-use super::view::Plane;
+use super::view::{Plane, each_lane};
 use super::warp::{Warp, lanes};
-use super::{Cx, Flow};
+use super::{Cx, Flow, traffic};
 use crate::check::FindingKind;
 use crate::float;
 use crate::ir::*;
-use crate::memory::shadow::{Epoch, Judge};
+use crate::memory::shadow::{ASYNC, Epoch, Judge};
 use crate::memory::{SHARED_RANK_SHIFT, classify, generic};
 use crate::types::{Scope, Space, Type};
 use std::sync::atomic::Ordering::Relaxed;
@@ -93,8 +93,19 @@ pub fn run(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u
 /// The addresses of all lanes.
 pub fn addresses(w: &mut Warp, constants: &[Plane], s: Slot, wide: bool, offset: i64) -> [u64; 32] {
     let v = w.view(constants);
-    let a = if wide { v.read64(s) } else { v.read32(s).map(u64::from) };
-    a.map(|x| x.wrapping_add_signed(offset))
+    let mut at = [0; 32];
+    if wide {
+        at = v.read64(s);
+    } else {
+        let narrow = v.read32(s);
+        for l in 0..32 {
+            at[l] = u64::from(narrow[l]);
+        }
+    }
+    for a in &mut at {
+        *a = a.wrapping_add_signed(offset);
+    }
+    at
 }
 
 /// A place in memory that was found to exist.
@@ -187,6 +198,46 @@ impl Cx<'_> {
                 Some(Place::Global(k, offset as usize))
             }
         }
+    }
+
+    /// Who judges a lane's accesses, and the lane's epoch for weak ones.
+    #[inline(always)]
+    pub fn judge<'w>(&self, w: &'w Warp, lane: usize) -> (Judge<'w>, Epoch) {
+        let checks = &self.launch.options.checks;
+        let me = Epoch::new(w.clock.block, w.id, lane as u32, w.clock.now(), false);
+        (Judge { clock: &w.clock, lanes: checks.lane_race, warps: checks.race }, me)
+    }
+
+    /// Reads 16 bytes of the block's own shared memory for a lane, unless anything might be wrong with that.
+    #[inline(always)]
+    pub fn shared_row(&mut self, w: &Warp, lane: usize, address: u64) -> Option<u128> {
+        let (judge, me) = self.judge(w, lane);
+        let initialised = self.launch.options.checks.uninitialised;
+        self.cluster.blocks[w.block as usize].shared.read_row(&judge, me, address, initialised)
+    }
+
+    /// Reads 16 bytes of device memory for a lane, unless anything might be wrong with that.
+    #[inline(always)]
+    pub fn global_row(&mut self, w: &Warp, lane: usize, address: u64) -> Option<u128> {
+        let k = self.worker.meet(self.launch, address)?;
+        let (judge, me) = self.judge(w, lane);
+        let met = &self.worker.met[k];
+        let a = &met.allocation;
+        let offset = (address - a.base) as usize;
+        if !address.is_multiple_of(16) || offset as u64 + 16 > a.bytes || a.is_freed() {
+            return None;
+        }
+        if self.launch.options.checks.uninitialised
+            && !(a.is_written(offset, 8) && a.is_written(offset + 8, 8))
+        {
+            return None;
+        }
+        if let Some(shadow) = &met.shadow
+            && !shadow.read_row(&judge, me, offset)
+        {
+            return None;
+        }
+        Some(u128::from(a.data.load(offset, 8)) | u128::from(a.data.load(offset + 8, 8)) << 64)
     }
 
     /// Reads up to 16 bytes for a lane, with all checks. Bytes that may not be read are zero.
@@ -349,9 +400,10 @@ impl Cx<'_> {
         }
     }
 
+    /// Reports a race with an earlier access, unless lanes of one instruction write one value.
     #[cold]
     #[allow(clippy::too_many_arguments)]
-    fn race(
+    pub fn race(
         &self,
         w: &Warp,
         i: &Instruction,
@@ -383,6 +435,12 @@ impl Cx<'_> {
                     "{what} {bytes} bytes that lane {} of the same warp touched, with no bar.warp.sync between",
                     earlier.lane()
                 )
+            });
+            return;
+        }
+        if earlier.block() & ASYNC != 0 {
+            self.report(w, i, lane as u32, FindingKind::Race, Some(address), || {
+                format!("{what} {bytes} bytes of an asynchronous copy or product that nobody waited for")
             });
             return;
         }
@@ -473,13 +531,13 @@ impl Cx<'_> {
         let _ = w;
         match space {
             Space::Shared => {
-                let (wavefronts, ideal) = wavefronts(addresses, bytes, m);
+                let (wavefronts, ideal) = traffic::wavefronts(addresses, bytes, m);
                 let c = &mut self.worker.counters[pc as usize];
                 c.wavefronts += u64::from(wavefronts);
                 c.ideal_wavefronts += u64::from(ideal);
             }
             Space::Global | Space::Const => {
-                let (sectors, ideal) = sectors(addresses, bytes, m);
+                let (sectors, ideal) = traffic::sectors(addresses, bytes, m);
                 let c = &mut self.worker.counters[pc as usize];
                 c.sectors += u64::from(sectors);
                 c.ideal_sectors += u64::from(ideal);
@@ -487,57 +545,6 @@ impl Cx<'_> {
             _ => {}
         }
     }
-}
-
-/// Wavefronts that an access needs, and the fewest that could move its distinct words.
-///
-/// Wide accesses are served a half or a quarter of the warp at a time; within a pass, a bank gives one word.
-pub fn wavefronts(addresses: &[u64; 32], bytes: u32, m: u32) -> (u32, u32) {
-    let words = bytes.div_ceil(4) as usize;
-    let group = 32 / words.max(1);
-    let (mut total, mut distinct) = (0, 0);
-    for start in (0..32).step_by(group) {
-        let part = m & ((((1u64 << group) - 1) as u32) << start);
-        if part == 0 {
-            continue;
-        }
-        let (mut first, mut depth) = ([u64::MAX; 32], [0u32; 32]);
-        let mut more: Vec<u64> = Vec::new();
-        for l in lanes(part) {
-            for k in 0..words as u64 {
-                let word = addresses[l] / 4 + k;
-                let bank = (word % 32) as usize;
-                if first[bank] == u64::MAX {
-                    first[bank] = word;
-                    depth[bank] = 1;
-                } else if first[bank] != word && !more.contains(&word) {
-                    more.push(word);
-                    depth[bank] += 1;
-                }
-            }
-        }
-        total += depth.iter().max().copied().unwrap_or(0);
-        distinct += depth.iter().sum::<u32>();
-    }
-    (total, distinct.div_ceil(32))
-}
-
-/// 32-byte sectors that an access touches, and the fewest that could hold its distinct bytes.
-pub fn sectors(addresses: &[u64; 32], bytes: u32, m: u32) -> (u32, u32) {
-    let mut seen: Vec<u64> = Vec::with_capacity(32);
-    let mut places: Vec<u64> = Vec::with_capacity(32);
-    for l in lanes(m) {
-        let sector = addresses[l] / 32;
-        if seen.last() != Some(&sector) && !seen.contains(&sector) {
-            seen.push(sector);
-        }
-        if places.last() != Some(&addresses[l])
-            && (places.last().is_none_or(|p| *p < addresses[l]) || !places.contains(&addresses[l]))
-        {
-            places.push(addresses[l]);
-        }
-    }
-    (seen.len() as u32, (places.len() as u32 * bytes).div_ceil(32))
 }
 
 fn strength(order: MemoryOrder) -> (bool, Option<Scope>, Option<Scope>) {
@@ -555,8 +562,22 @@ fn load(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32,
     let bytes = a.ty.bytes() * a.count;
     let (strong, acquire, _) = strength(a.order);
     let mut values = [0u128; 32];
+    let row = bytes == 16 && !strong;
     for l in lanes(m) {
-        values[l] = cx.load(w, i, l, a.space, at[l], bytes, strong);
+        let whole = match a.space {
+            Space::Global if row => cx.global_row(w, l, at[l]),
+            Space::Shared if row => cx.shared_row(w, l, at[l]),
+            // All lanes have the same arguments.
+            Space::Param if at == [at[l]; 32] => {
+                values = [cx.load(w, i, l, a.space, at[l], bytes, strong); 32];
+                break;
+            }
+            _ => None,
+        };
+        values[l] = match whole {
+            Some(value) => value,
+            None => cx.load(w, i, l, a.space, at[l], bytes, strong),
+        };
         if strong && let Some(place) = cx.place(w, i, l, a.space, at[l], bytes) {
             cx.acquire(w, &place, at[l], acquire);
         }
@@ -565,6 +586,17 @@ fn load(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32,
     cx.count(w, pc, a.space, &at, bytes, m);
     let each = a.ty.bytes() * 8;
     let mut v = w.view(constants);
+    if each == 32 && a.register_bytes == 4 {
+        let words: &[[u32; 4]; 32] = bytemuck::cast_ref(&values);
+        for (k, &d) in i.list.iter().enumerate() {
+            let mut out = [0; 32];
+            for l in 0..32 {
+                out[l] = words[l][k];
+            }
+            v.write32(d, m, &out);
+        }
+        return;
+    }
     for (k, &d) in i.list.iter().enumerate() {
         let part = |x: u128| {
             let x = (x >> (each * k as u32)) as u64 & (u64::MAX >> (64 - each.min(64)));
@@ -576,13 +608,13 @@ fn load(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32,
             }
         };
         if each == 128 {
-            v.write64(d, m, &values.map(|x| x as u64));
-            v.write64(Slot(d.0 + 2), m, &values.map(|x| (x >> 64) as u64));
+            v.write64(d, m, &each_lane(&values, |x| x as u64));
+            v.write64(Slot(d.0 + 2), m, &each_lane(&values, |x| (x >> 64) as u64));
         } else if a.register_bytes == 8 {
-            v.write64(d, m, &values.map(part));
+            v.write64(d, m, &each_lane(&values, part));
         } else {
             let keep = if a.register_bytes >= 4 { u32::MAX } else { 0xFFFF };
-            v.write32(d, m, &values.map(|x| part(x) as u32 & keep));
+            v.write32(d, m, &each_lane(&values, |x| part(x) as u32 & keep));
         }
     }
 }
@@ -595,8 +627,16 @@ fn store(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32
     let mut values = [0u128; 32];
     let v = w.view(constants);
     for (k, &s) in i.list.iter().enumerate() {
+        if each == 32 && a.register_bytes == 4 {
+            let words: &mut [[u32; 4]; 32] = bytemuck::cast_mut(&mut values);
+            let part = v.read32(s);
+            for l in 0..32 {
+                words[l][k] = part[l];
+            }
+            continue;
+        }
         let wide = a.register_bytes >= 8;
-        let part = if wide { v.read64(s) } else { v.read32(s).map(u64::from) };
+        let part = if wide { v.read64(s) } else { each_lane(&v.read32(s), u64::from) };
         let high = if each == 128 { v.read64(Slot(s.0 + 2)) } else { [0; 32] };
         for l in 0..32 {
             let x = u128::from(part[l] & (u64::MAX >> (64 - each.min(64)))) | u128::from(high[l]) << 64;
@@ -688,7 +728,7 @@ fn atomic(
         (true, _) => [0; 32],
         (_, 8) => v.read64(s),
         (_, 2) => v.read32(s).map(|x| u64::from(x & 0xFFFF)),
-        _ => v.read32(s).map(u64::from),
+        _ => each_lane(&v.read32(s), u64::from),
     };
     let (b, c) = (read(i.s[1]), read(i.s[2]));
     let (_, acquire, release) = strength(a.order);
@@ -746,7 +786,7 @@ fn atomic(
         if bytes == 8 {
             v.write64(i.d[0], m, &old);
         } else {
-            v.write32(i.d[0], m, &old.map(|x| x as u32));
+            v.write32(i.d[0], m, &each_lane(&old, |x| x as u32));
         }
     }
 }

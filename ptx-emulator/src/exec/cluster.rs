@@ -72,6 +72,10 @@ pub struct Cluster {
     pub arrived: u32,
     /// What they know.
     pub gathered: Known,
+    /// Bulk copies not yet done, in the order of their issue.
+    pub bulk: Vec<super::bulk::Bulk>,
+    /// Bulk copies issued.
+    pub bulk_count: u32,
     turn: usize,
 }
 
@@ -154,7 +158,16 @@ impl Cluster {
         }
         debug_assert!(f.kernel);
         let blocked = vec![false; warps.len()];
-        Cluster { blocks, warps, blocked, arrived: 0, gathered: Known::new(), turn: 0 }
+        Cluster {
+            blocks,
+            warps,
+            blocked,
+            arrived: 0,
+            gathered: Known::new(),
+            bulk: Vec::new(),
+            bulk_count: 0,
+            turn: 0,
+        }
     }
 
     /// Runs for about `budget` warp instructions.

@@ -1,6 +1,6 @@
 //! Conversions (PTX ISA, "cvt"), lane by lane through exact intermediate values.
 
-use super::view::{Versions, View, versions};
+use super::view::{Versions, View, each_lane, versions};
 use crate::float::*;
 use crate::ir::{Convert, Instruction, Op, Round};
 use crate::types::Type;
@@ -29,28 +29,28 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
         let a = v.read64(i.s[0]);
         return write(v, i, m, c, a);
     }
-    let a = v.read32(i.s[0]).map(u64::from);
+    let a = each_lane(&v.read32(i.s[0]), u64::from);
     write(v, i, m, c, a);
 }
 
 #[inline(always)]
 fn write(v: &mut View, i: &Instruction, m: u32, c: Convert, a: [u64; 32]) {
     let out = if c.to.integer() && c.from.integer() {
-        a.map(|x| integer_to_integer(c, x))
+        each_lane(&a, |x| integer_to_integer(c, x))
     } else if c.from.integer() {
-        a.map(|x| integer_to_float(c, extend(c.from, x)))
+        each_lane(&a, |x| integer_to_float(c, extend(c.from, x)))
     } else if matches!(c.to, Type::F16x2 | Type::E4m3x2 | Type::E5m2x2) {
-        a.map(|x| eight_bits(c, x))
+        each_lane(&a, |x| eight_bits(c, x))
     } else if c.to.integer() {
-        a.map(|x| float_to_integer(c, x))
+        each_lane(&a, |x| float_to_integer(c, x))
     } else {
-        a.map(|x| float_to_float(c, x))
+        each_lane(&a, |x| float_to_float(c, x))
     };
     if c.register_bytes == 8 {
         v.write64(i.d[0], m, &out);
     } else {
         let keep = if c.register_bytes == 4 { u32::MAX } else { 0xFFFF };
-        v.write32(i.d[0], m, &out.map(|x| x as u32 & keep));
+        v.write32(i.d[0], m, &each_lane(&out, |x| x as u32 & keep));
     }
 }
 
@@ -75,6 +75,7 @@ fn result(ty: Type, x: i128) -> u64 {
     extend(ty, x as u64) as u64
 }
 
+#[inline(always)]
 fn integer_to_integer(c: Convert, x: u64) -> u64 {
     let x = extend(c.from, x);
     let (low, high) = limits(c.to);

@@ -3,11 +3,14 @@
 //! With eager completion a wait that is too loose would go unseen.
 
 use super::access::{Place, addresses};
+use super::bulk::{self, BulkOp};
+use super::mbarrier::{self, Action, BarrierOp};
 use super::view::Plane;
 use super::warp::{Warp, lanes};
 use super::{Cx, Flow};
 use crate::check::FindingKind;
 use crate::ir::Instruction;
+use crate::memory::shared::ROW;
 use crate::types::Space;
 
 /// Instructions of the asynchronous family.
@@ -37,25 +40,67 @@ pub enum CopyOp {
     WaitAll,
     /// `fence.proxy.*`: generic and asynchronous accesses are ordered.
     ProxyFence,
+    /// A bulk copy.
+    Bulk(BulkOp),
+    /// `cp.async.bulk.commit_group`
+    BulkCommit,
+    /// `cp.async.bulk.wait_group N`
+    BulkWait {
+        /// Groups that may stay pending.
+        groups: u32,
+        /// Whether it is enough that sources have been read.
+        read: bool,
+    },
+    /// An instruction on an `mbarrier`.
+    Barrier(BarrierOp),
 }
 
+/// The copies of one warp instruction that are not done.
 #[derive(Clone, Debug)]
-struct Copy {
-    lane: u32,
-    group: u32,
-    to: u64,
-    from: u64,
-    bytes: u32,
-    size: u32,
+struct Copies {
+    /// Lanes whose copy is pending.
+    mask: u32,
+    number: u64,
     pc: u32,
+    bytes: u32,
+    groups: [u32; 32],
+    sizes: [u32; 32],
+    to: [u64; 32],
+    from: [u64; 32],
 }
 
 /// Copies of a warp's threads that are not done.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
-    copies: Vec<Copy>,
+    copies: Vec<Copies>,
     /// Groups committed, by lane.
     committed: [u32; 32],
+    /// Instructions so far.
+    issued: u64,
+    arrivals: Vec<Arrival>,
+    /// Bulk groups committed, by lane.
+    bulk: [u32; 32],
+}
+
+/// An arrival at a barrier, once the copies that a thread issued before are done.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    lane: u32,
+    rank: u32,
+    barrier: u32,
+    before: u64,
+}
+
+impl Pending {
+    /// A lane arrives at a barrier when the copies that it has issued are done.
+    pub fn arrive_after(&mut self, lane: usize, rank: u32, barrier: u32) {
+        self.arrivals.push(Arrival { lane: lane as u32, rank, barrier, before: self.issued + 1 });
+    }
+
+    /// The bulk group of a lane that is not yet committed.
+    pub fn bulk_group(&self, lane: usize) -> u32 {
+        self.bulk[lane]
+    }
 }
 
 /// Runs an asynchronous instruction for the lanes of `m`.
@@ -65,69 +110,173 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
             let to = addresses(w, constants, i.s[0], to_wide, to_offset);
             let from = addresses(w, constants, i.s[1], from_wide, from_offset);
             let v = w.view(constants);
-            let sizes = if i.s[2].is_none() { [bytes; 32] } else { v.read32(i.s[2]) };
+            let mut sizes = if i.s[2].is_none() { [bytes; 32] } else { v.read32(i.s[2]) };
             let ignore = if i.p[2].is_none() { 0 } else { v.pred(i.p[2]) };
+            for l in lanes(ignore) {
+                sizes[l] = 0;
+            }
             let pc = w.groups[0].pc - 1;
+            let mut issued = 0;
             for l in lanes(m) {
-                let size = if ignore >> l & 1 != 0 { 0 } else { sizes[l] };
-                if size > bytes {
-                    cx.report(w, i, l as u32, FindingKind::Bounds, Some(from[l]), || {
-                        format!("reads {size} bytes for a copy of {bytes}")
-                    });
-                    continue;
+                if issue(cx, w, i, l, [to[l], from[l]], bytes, sizes[l]) {
+                    issued |= 1 << l;
                 }
-                // Addresses are judged when the copy is issued; bytes move when it is done.
-                let Some(Place::Shared(rank, offset)) = cx.place(w, i, l, Space::Shared, to[l], bytes) else {
-                    continue;
-                };
-                if size > 0 && cx.place(w, i, l, Space::Global, from[l], bytes).is_none() {
-                    continue;
-                }
-                let lane = l as u32;
-                cx.touch(w, i, l, &Place::Shared(rank, offset), to[l], bytes, true, false, None);
-                cx.cluster.blocks[rank].shared.take_off(offset as u32, bytes, w.id * 32 + lane);
-                let group = w.copies.committed[l];
-                w.copies.copies.push(Copy { lane, group, to: to[l], from: from[l], bytes, size, pc });
+            }
+            if issued != 0 {
+                let groups = w.copies.committed;
+                w.copies.issued += 1;
+                let number = w.copies.issued;
+                w.copies.copies.push(Copies { mask: issued, number, pc, bytes, groups, sizes, to, from });
             }
             cx.count(w, pc, Space::Shared, &to, bytes, m);
             cx.count(w, pc, Space::Global, &from, bytes, m);
         }
         CopyOp::Commit => lanes(m).for_each(|l| w.copies.committed[l] += 1),
         CopyOp::Wait { groups } => {
-            let until: [u32; 32] = std::array::from_fn(|l| w.copies.committed[l].saturating_sub(groups));
-            complete(cx, w, |c| m >> c.lane & 1 != 0 && c.group < until[c.lane as usize]);
+            let mut until = w.copies.committed;
+            for group in &mut until {
+                *group = group.saturating_sub(groups);
+            }
+            complete(cx, w, m, &until, u64::MAX);
         }
         CopyOp::WaitAll => {
             lanes(m).for_each(|l| w.copies.committed[l] += 1);
-            complete(cx, w, |c| m >> c.lane & 1 != 0);
+            complete(cx, w, m, &[u32::MAX; 32], u64::MAX);
         }
-        CopyOp::ProxyFence => {}
+        CopyOp::ProxyFence => {
+            cx.cluster.blocks[w.block as usize].shared.fence_proxy(&w.clock.own);
+            w.clock.tick();
+        }
+        CopyOp::Bulk(op) => return bulk::run(op, cx, w, constants, i, m),
+        CopyOp::BulkCommit => lanes(m).for_each(|l| w.copies.bulk[l] += 1),
+        CopyOp::BulkWait { groups, read } => {
+            let until = w.copies.bulk.map(|n| n.saturating_sub(groups));
+            bulk::wait(cx, w, m, &until, read);
+        }
+        CopyOp::Barrier(op) => {
+            if matches!(op.action, Action::Wait { .. }) {
+                arrive_all(cx, w);
+            }
+            return mbarrier::run(op, cx, w, constants, i, m);
+        }
     }
     Flow::Next
 }
 
+/// Judges the addresses of a lane's copy, now that it is issued; bytes move when it is done. False when there is
+/// nothing to move.
+#[inline(always)]
+fn issue(
+    cx: &mut Cx,
+    w: &mut Warp,
+    i: &Instruction,
+    l: usize,
+    [to, from]: [u64; 2],
+    bytes: u32,
+    size: u32,
+) -> bool {
+    if size > bytes {
+        cx.report(w, i, l as u32, FindingKind::Bounds, Some(from), || {
+            format!("reads {size} bytes for a copy of {bytes}")
+        });
+        return false;
+    }
+    let thread = w.id * 32 + l as u32;
+    let source = size == 0 || cx.place(w, i, l, Space::Global, from, bytes).is_some();
+    if bytes as usize == ROW && source {
+        let (judge, me) = cx.judge(w, l);
+        if cx.cluster.blocks[w.block as usize].shared.take_off_row(&judge, me, to, thread) {
+            return true;
+        }
+    }
+    let Some(Place::Shared(rank, offset)) = cx.place(w, i, l, Space::Shared, to, bytes) else { return false };
+    if !source {
+        return false;
+    }
+    cx.touch(w, i, l, &Place::Shared(rank, offset), to, bytes, true, false, None);
+    cx.cluster.blocks[rank].shared.take_off(offset as u32, bytes, thread);
+    true
+}
+
 /// Threads that exit leave no copy behind.
 pub fn at_exit(cx: &mut Cx, w: &mut Warp, _: &Instruction, m: u32) {
-    if !w.copies.copies.is_empty() {
-        complete(cx, w, |c| m >> c.lane & 1 != 0);
+    complete(cx, w, m, &[u32::MAX; 32], u64::MAX);
+    arrive_own(cx, w, m);
+    bulk::at_exit(cx, w, m);
+}
+
+/// Somebody waits for a barrier: all that arrive at one when their copies are done do so.
+fn arrive_all(cx: &mut Cx, w: &mut Warp) {
+    arrive_own(cx, w, u32::MAX);
+    for k in 0..cx.cluster.warps.len() {
+        if let Some(mut other) = cx.cluster.warps[k].take_if(|o| !o.copies.arrivals.is_empty()) {
+            arrive_own(cx, &mut other, u32::MAX);
+            cx.cluster.warps[k] = Some(other);
+        }
     }
 }
 
-fn complete(cx: &mut Cx, w: &mut Warp, which: impl Fn(&Copy) -> bool) {
-    let (done, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut w.copies.copies).into_iter().partition(which);
-    w.copies.copies = kept;
-    let loaded = cx.launch.loaded.clone();
-    for c in done {
-        let (lane, i) = (c.lane as usize, &loaded.module.0.code[c.pc as usize]);
-        let value = if c.size == 0 {
-            0
-        } else {
-            let all = cx.load(w, i, lane, Space::Global, c.from, c.bytes, false);
-            if c.size >= 16 { all } else { all & ((1u128 << (8 * c.size)) - 1) }
-        };
-        if let Some(Place::Shared(rank, offset)) = cx.place(w, i, lane, Space::Shared, c.to, c.bytes) {
-            cx.cluster.blocks[rank].shared.land(offset as u32, c.bytes, w.id * 32 + c.lane);
+fn arrive_own(cx: &mut Cx, w: &mut Warp, m: u32) {
+    for a in std::mem::take(&mut w.copies.arrivals) {
+        if m >> a.lane & 1 == 0 {
+            w.copies.arrivals.push(a);
+            continue;
         }
-        cx.store(w, i, lane, Space::Shared, c.to, c.bytes, false, value, None);
+        complete(cx, w, 1 << a.lane, &[u32::MAX; 32], a.before);
+        mbarrier::arrive_now(cx, w, a.rank, a.barrier);
     }
+}
+
+/// Does the copies of the lanes of `m` that belong to groups before `until`, of instructions before `before`.
+fn complete(cx: &mut Cx, w: &mut Warp, m: u32, until: &[u32; 32], before: u64) {
+    if w.copies.copies.is_empty() {
+        return;
+    }
+    let launch = cx.launch;
+    let mut all = std::mem::take(&mut w.copies.copies);
+    for c in &mut all {
+        let i = &launch.loaded.module.0.code[c.pc as usize];
+        if c.number >= before {
+            break;
+        }
+        for l in lanes(c.mask & m) {
+            if c.groups[l] < until[l] {
+                c.mask &= !(1 << l);
+                move_bytes(cx, w, i, l, [c.to[l], c.from[l]], c.bytes, c.sizes[l]);
+            }
+        }
+    }
+    all.retain(|c| c.mask != 0);
+    w.copies.copies = all;
+}
+
+#[inline(always)]
+fn move_bytes(
+    cx: &mut Cx,
+    w: &mut Warp,
+    i: &Instruction,
+    lane: usize,
+    [to, from]: [u64; 2],
+    bytes: u32,
+    size: u32,
+) {
+    let thread = w.id * 32 + lane as u32;
+    let value = if size == 0 {
+        0
+    } else {
+        let row = if bytes as usize == ROW { cx.global_row(w, lane, from) } else { None };
+        let all = row.unwrap_or_else(|| cx.load(w, i, lane, Space::Global, from, bytes, false));
+        if size >= 16 { all } else { all & ((1u128 << (8 * size)) - 1) }
+    };
+    if bytes as usize == ROW {
+        let (judge, me) = cx.judge(w, lane);
+        if cx.cluster.blocks[w.block as usize].shared.land_row(&judge, me, to, thread, value) {
+            cx.worker.changes += 1;
+            return;
+        }
+    }
+    if let Some(Place::Shared(rank, offset)) = cx.place(w, i, lane, Space::Shared, to, bytes) {
+        cx.cluster.blocks[rank].shared.land(offset as u32, bytes, thread);
+    }
+    cx.store(w, i, lane, Space::Shared, to, bytes, false, value, None);
 }

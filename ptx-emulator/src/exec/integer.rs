@@ -2,7 +2,7 @@
 //!
 //! 16-bit values live in the low half of a 32-bit plane, the upper half zero.
 
-use super::view::{Versions, View, versions};
+use super::view::{Versions, View, each_lane, versions};
 use crate::ir::*;
 
 /// Runs an integer instruction.
@@ -222,8 +222,8 @@ fn int1(v: &mut View, i: &Instruction, m: u32, f: Int1, w: Width) {
             Int1::Not => v.wide1(i, m, |a| !a),
             Int1::Cnot => v.wide1(i, m, |a| u64::from(a == 0)),
             Int1::Brev => v.wide1(i, m, u64::reverse_bits),
-            Int1::Popc => v.write32(i.d[0], m, &a.map(u64::count_ones)),
-            Int1::Clz => v.write32(i.d[0], m, &a.map(u64::leading_zeros)),
+            Int1::Popc => v.write32(i.d[0], m, &each_lane(&a, u64::count_ones)),
+            Int1::Clz => v.write32(i.d[0], m, &each_lane(&a, u64::leading_zeros)),
             Int1::Bfind { signed, shift } => {
                 let find = |a: u64| {
                     let a = if signed && (a as i64) < 0 { !a } else { a };
@@ -456,7 +456,7 @@ fn mad_carry(
     let flag = v.preds[0];
     let mut out_flag = 0u32;
     let bits = w.bits();
-    let read = |v: &View, s: Slot| if bits == 64 { v.read64(s) } else { v.read32(s).map(u64::from) };
+    let read = |v: &View, s: Slot| if bits == 64 { v.read64(s) } else { each_lane(&v.read32(s), u64::from) };
     let (a, b, c) = (read(v, i.s[0]), read(v, i.s[1]), read(v, i.s[2]));
     let mut out = [0u64; 32];
     for l in 0..32 {
@@ -475,7 +475,7 @@ fn mad_carry(
     if bits == 64 {
         v.write64(i.d[0], m, &out);
     } else {
-        v.write32(i.d[0], m, &out.map(|x| x as u32));
+        v.write32(i.d[0], m, &each_lane(&out, |x| x as u32));
     }
     if carry_out {
         v.preds[0] = flag & !m | out_flag & m;

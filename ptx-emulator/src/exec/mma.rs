@@ -40,7 +40,21 @@ pub fn element_bytes(ty: Type) -> usize {
 }
 
 /// Runs a product; all lanes take part.
-pub static RUN: Versions = versions!(run);
+pub static RUN: Versions = [avx512, VERSIONS[1], VERSIONS[2]];
+const VERSIONS: Versions = versions!(run);
+
+/// As the first of [`VERSIONS`], except where there is better.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+fn avx512(v: &mut View, i: &Instruction, m: u32) {
+    match i.op {
+        Op::Tensor(super::tensor::TensorOp::Mma(mma))
+            if mma.c == Type::F32 && v.accumulation == Accumulation::Sequential =>
+        {
+            super::mma_avx512::sequential(v, i, m, mma);
+        }
+        _ => run(v, i, m),
+    }
+}
 
 const MAX_K: usize = 32;
 

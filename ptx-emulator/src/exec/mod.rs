@@ -1,19 +1,24 @@
 //! The interpreter: warps of 32 lanes over the decoded code.
 
 pub mod access;
+pub mod bulk;
 pub mod cluster;
 pub mod convert;
 pub mod copy;
 pub mod driver_call;
 pub mod integer;
+pub mod mbarrier;
 pub mod mma;
+mod mma_avx512;
 pub mod real;
 pub mod select;
 pub mod shuffle;
 pub mod sync;
 pub mod tensor;
+pub mod traffic;
 pub mod view;
 pub mod warp;
+pub mod wgmma;
 
 use crate::check::{Finding, FindingKind};
 use crate::counters::Counter;

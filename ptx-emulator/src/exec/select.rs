@@ -1,6 +1,6 @@
 //! Moves, comparisons and selections, 32 lanes at a time.
 
-use super::view::{Versions, View, versions};
+use super::view::{Versions, View, each_lane, versions};
 use crate::float::{bf16, f16, flush};
 use crate::ir::*;
 
@@ -253,7 +253,7 @@ fn pack(v: &mut View, i: &Instruction, m: u32, part: u32, whole: u32) {
     if whole == 8 {
         v.write64(i.d[0], m, &out);
     } else {
-        v.write32(i.d[0], m, &out.map(|x| x as u32));
+        v.write32(i.d[0], m, &each_lane(&out, |x| x as u32));
     }
 }
 
@@ -264,16 +264,16 @@ fn unpack(v: &mut View, i: &Instruction, m: u32, part: u32, whole: u32) {
             if part == 8 {
                 v.write64(d, m, &halves[k]);
             } else {
-                let out = halves[k / 2].map(|x| (x >> (32 * (k % 2))) as u32);
+                let out = each_lane(&halves[k / 2], |x| (x >> (32 * (k % 2))) as u32);
                 v.write32(d, m, &out);
             }
         }
         return;
     }
-    let a = if whole == 8 { v.read64(i.s[0]) } else { v.read32(i.s[0]).map(u64::from) };
+    let a = if whole == 8 { v.read64(i.s[0]) } else { each_lane(&v.read32(i.s[0]), u64::from) };
     let bits = part * 8;
     for (k, &d) in i.list.iter().enumerate() {
-        let out = a.map(|x| (x >> (bits * k as u32) & (u64::MAX >> (64 - bits))) as u32);
+        let out = each_lane(&a, |x| (x >> (bits * k as u32) & (u64::MAX >> (64 - bits))) as u32);
         v.write32(d, m, &out);
     }
 }

@@ -1,6 +1,6 @@
 //! Exchanges between the lanes of a warp.
 
-use super::view::Plane;
+use super::view::{Plane, each_lane};
 use super::warp::{Warp, lanes};
 use super::{Cx, Flow};
 use crate::check::FindingKind;
@@ -71,7 +71,8 @@ pub fn run(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u
             }
         }
         Op::MatchAny(width) | Op::MatchAll(width) => {
-            let a = if width == Width::W64 { v.read64(i.s[0]) } else { v.read32(i.s[0]).map(u64::from) };
+            let a =
+                if width == Width::W64 { v.read64(i.s[0]) } else { each_lane(&v.read32(i.s[0]), u64::from) };
             let all = matches!(i.op, Op::MatchAll(_));
             let (mut out, mut agree) = ([0; 32], 0u32);
             for l in lanes(m) {

@@ -23,6 +23,8 @@ pub enum TensorOp {
     },
     /// `mma.sync`: `list` = D, A, B, C.
     Mma(super::mma::Mma),
+    /// `wgmma`
+    Group(super::wgmma::GroupOp),
     /// `stmatrix.m8n8.xN[.trans].b16`
     StoreMatrix {
         /// Matrices.
@@ -50,16 +52,25 @@ pub fn run(op: &TensorOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &In
             let at = addresses(w, constants, i.s[0], wide_address, offset);
             for k in 0..count as usize {
                 // Lane 8k + r gives the address of row r of matrix k.
-                let rows: [u128; 8] = std::array::from_fn(|r| {
-                    cx.load(w, i, 8 * k + r, Space::Shared, at[8 * k + r], 16, false)
-                });
-                let out: [u32; 32] = std::array::from_fn(|l| {
-                    let half = |h| {
-                        let (r, c) = element(l, h, transposed);
-                        (rows[r] >> (16 * c)) as u32 & 0xFFFF
+                let mut rows = [0u128; 8];
+                for (r, row) in rows.iter_mut().enumerate() {
+                    let l = 8 * k + r;
+                    *row = match cx.shared_row(w, l, at[l]) {
+                        Some(row) => row,
+                        None => cx.load(w, i, l, Space::Shared, at[l], 16, false),
                     };
-                    half(0) | half(1) << 16
-                });
+                }
+                let out: [u32; 32] = if transposed {
+                    let rows: [[u16; 8]; 8] = bytemuck::cast(rows);
+                    let mut out = [[0u16; 2]; 32];
+                    for (l, halves) in out.iter_mut().enumerate() {
+                        *halves = [rows[l % 4 * 2][l / 4], rows[l % 4 * 2 + 1][l / 4]];
+                    }
+                    bytemuck::cast(out)
+                } else {
+                    // Lane 4r + t holds word t of row r: they are in order already.
+                    bytemuck::cast(rows)
+                };
                 w.view(constants).write32(i.list[k], m, &out);
             }
             let used = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
@@ -72,6 +83,7 @@ pub fn run(op: &TensorOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &In
             // SAFETY: `version` is what this machine was found to support.
             unsafe { super::mma::RUN[version](&mut view, i, m) };
         }
+        TensorOp::Group(op) => return super::wgmma::run(op, cx, w, constants, i, m),
         TensorOp::StoreMatrix { count, transposed, offset, wide_address } => {
             let at = addresses(w, constants, i.s[0], wide_address, offset);
             for k in 0..count as usize {

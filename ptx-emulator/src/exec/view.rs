@@ -37,6 +37,16 @@ fn wide_mut(planes: &mut [Plane], at: usize) -> &mut [u64; 32] {
     &mut bytemuck::cast_mut::<[Plane; 2], Wide>(pair).0
 }
 
+/// `f` of each lane; unlike `map` of an array, always a plain loop, which becomes a few vector instructions.
+#[inline(always)]
+pub fn each_lane<T: Copy, U: Copy + Default>(a: &[T; 32], f: impl Fn(T) -> U) -> [U; 32] {
+    let mut out = [U::default(); 32];
+    for l in 0..32 {
+        out[l] = f(a[l]);
+    }
+    out
+}
+
 /// Registers of the running frame, constants and special registers.
 pub struct View<'a> {
     /// Registers of the frame.

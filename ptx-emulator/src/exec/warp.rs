@@ -77,6 +77,8 @@ pub struct Warp {
     pub clock: WarpClock,
     /// Asynchronous copies not yet done.
     pub copies: copy::Pending,
+    /// Products of its warpgroup that are not done.
+    pub products: super::wgmma::Pending,
     /// Registers of all frames.
     pub registers: Vec<Plane>,
     /// Predicates of all frames.
@@ -85,6 +87,8 @@ pub struct Warp {
     pub specials: Vec<Plane>,
     local: Vec<u8>,
     local_stride: u64,
+    /// Whether a group that has not run for long is to run next.
+    turn: bool,
     ran: u64,
     /// Results of `bar.red`, by lane mask: applied when the barrier opens.
     pub reduction: Option<(Slot, Pred, super::sync::Reduction)>,
@@ -146,11 +150,13 @@ impl Warp {
             groups: vec![group],
             clock: WarpClock::new(linear & crate::memory::shadow::MAX_BLOCK, id, total.div_ceil(32)),
             copies: copy::Pending::default(),
+            products: super::wgmma::Pending::default(),
             registers: vec![Plane::default(); f.planes as usize],
             preds: vec![0; f.preds as usize],
             specials: vec![Plane::default(); Special::planes() as usize],
             local: vec![0; f.local_bytes as usize * 32],
             local_stride: u64::from(f.local_bytes),
+            turn: false,
             ran: 0,
             reduction: None,
         }
@@ -317,7 +323,6 @@ impl Warp {
         let loaded = cx.launch.loaded.clone();
         let (code, constants) = (&loaded.module.0.code, loaded.constants.as_slice());
         let mut left = budget;
-        let mut turn = false;
         loop {
             if self.live == 0 {
                 return Slice::Done;
@@ -326,10 +331,10 @@ impl Warp {
                 return Slice::More;
             }
             let forced = self.groups.iter().any(|g| g.last_run == u64::MAX);
+            let turn = std::mem::take(&mut self.turn);
             if !self.choose(turn) {
                 return Slice::Blocked;
             }
-            turn = false;
             // Another group may be met further down: stop there.
             let depth = self.groups[0].stack.len();
             let here = self.groups[0].pc;
@@ -344,7 +349,7 @@ impl Warp {
             let mut first = forced;
             loop {
                 if quantum == 0 {
-                    turn = self.groups.len() > 1;
+                    self.turn = self.groups.len() > 1;
                     break;
                 }
                 quantum -= 1;
@@ -360,7 +365,9 @@ impl Warp {
                     }
                     Go::Changed => break,
                     Go::Yield => {
-                        left = 0;
+                        // Others of the warp first, then other warps.
+                        self.turn = self.groups.len() > 1;
+                        (left, quantum) = (0, 0);
                         break;
                     }
                 }
@@ -389,7 +396,11 @@ impl Warp {
         cx.worker.issued += 1;
         let counter = &mut cx.worker.counters[pc as usize];
         counter.issues += 1;
-        counter.lanes += u64::from(m.count_ones());
+        // Counting bits takes many instructions where the machine may lack one for it.
+        counter.lanes += if m == u32::MAX { 32 } else { u64::from(m.count_ones()) };
+        if self.products.watching {
+            super::wgmma::watch(cx, self, i, m);
+        }
         let run = match &i.op {
             Op::Int1(..)
             | Op::Int2(..)

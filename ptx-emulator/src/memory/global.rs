@@ -48,6 +48,12 @@ impl Allocation {
         }
     }
 
+    /// Writes bytes and marks them as written.
+    pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        self.data.write(offset, bytes);
+        self.mark_range(offset as u64, bytes.len() as u64);
+    }
+
     /// Whether it was freed (a running kernel may still hold it).
     #[inline(always)]
     pub fn is_freed(&self) -> bool {

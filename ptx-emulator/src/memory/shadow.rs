@@ -1,21 +1,24 @@
 //! Who touched each word last: the shadow by which races are judged.
 //!
 //! A cell stands for four bytes and remembers the last write and two reads that nothing has ordered yet, each as an
-//! [`Epoch`] with the bytes it covered. More than two unordered readers forget the oldest: a race may then go unseen
-//! at this word, but nothing is ever reported that is not one.
+//! [`Epoch`] with the bytes it covered. Of more than two unordered readers some are forgotten: a race may then go unseen
+//! at this word, but nothing is ever reported that is not one. As long as sixteen aligned bytes, a row, are only touched
+//! all at once, the cells of its four words would be the same, and one cell stands for them all.
 
 use super::clock::WarpClock;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 /// Counts stop here.
 pub const MAX_CLOCK: u32 = (1 << 27) - 1;
 /// Blocks are told apart up to this number.
-pub const MAX_BLOCK: u32 = (1 << 22) - 1;
+pub const MAX_BLOCK: u32 = (1 << 21) - 1;
+/// Added to a block's number: the asynchronous copies that it issued. Their number is their count.
+pub const ASYNC: u32 = MAX_BLOCK + 1;
 
 /// One access, packed: count 27 bits, block 22, warp 5, lane 5, strong 1, bytes touched 4. Zero is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
@@ -24,7 +27,7 @@ impl Epoch {
     pub fn new(block: u32, warp: u32, lane: u32, count: u32, strong: bool) -> Epoch {
         Epoch(
             u64::from(count)
-                | u64::from(block & MAX_BLOCK) << 27
+                | u64::from(block & (MAX_BLOCK | ASYNC)) << 27
                 | u64::from(warp) << 49
                 | u64::from(lane) << 54
                 | u64::from(strong) << 59,
@@ -40,7 +43,7 @@ impl Epoch {
     /// Linear block of the grid.
     #[inline(always)]
     pub fn block(self) -> u32 {
-        (self.0 >> 27) as u32 & MAX_BLOCK
+        (self.0 >> 27) as u32 & (MAX_BLOCK | ASYNC)
     }
 
     /// Warp of the block.
@@ -98,8 +101,9 @@ pub struct Judge<'a> {
 }
 
 impl Judge<'_> {
+    /// Whether an access happened before one by `me`.
     #[inline(always)]
-    fn ordered(&self, earlier: Epoch, me: Epoch) -> bool {
+    pub fn ordered(&self, earlier: Epoch, me: Epoch) -> bool {
         if earlier.same_warp(me) {
             // Within a warp: one's own program order, or a synchronisation since.
             !self.lanes || earlier.lane() == me.lane() || earlier.count() < me.count()
@@ -135,6 +139,9 @@ impl Judge<'_> {
         } else {
             let slot = |c: u64| c == 0 || (Epoch(c).same_warp(me)) || self.ordered(Epoch(c), me);
             let k = if slot(cell[1]) { 1 } else { 2 };
+            if k == 2 && !slot(cell[2]) && witnesses(Epoch(cell[1]), Epoch(cell[2]), me, mask) {
+                return found;
+            }
             let old = Epoch(cell[k]);
             let kept = if old.0 != 0 && old.same_warp_and_count(me) { old.bytes() } else { 0 };
             cell[k] = me.with_bytes(mask | kept).0;
@@ -143,58 +150,183 @@ impl Judge<'_> {
     }
 }
 
+impl Judge<'_> {
+    /// Enters a read of all that a cell stands for when it races with nothing; else leaves the cell as it is.
+    #[inline(always)]
+    pub fn reads_whole(&self, cell: &mut Cell, me: Epoch) -> bool {
+        let last = Epoch(cell[0]);
+        if last.0 != 0 && !self.ordered(last, me) {
+            return false;
+        }
+        if Epoch(cell[1]).0 == 0 || Epoch(cell[1]).same_warp(me) {
+            cell[1] = me.with_bytes(0xF).0;
+        } else {
+            self.enter(cell, me, 0xF, false);
+        }
+        true
+    }
+
+    /// Enters a write of all that a cell stands for when it races with nothing; else leaves the cell as it is.
+    #[inline(always)]
+    pub fn writes_whole(&self, cell: &mut Cell, me: Epoch) -> bool {
+        let against = |e: u64| e != 0 && !self.ordered(Epoch(e), me);
+        if against(cell[0]) || against(cell[1]) || against(cell[2]) {
+            return false;
+        }
+        *cell = [me.with_bytes(0xF).0, 0, 0];
+        true
+    }
+}
+
+/// Whether any write that races with a read by `me` also races with one of two reads that are remembered: they are by
+/// two blocks, no block is ordered after both, and they are as weak and as wide.
+#[inline(always)]
+fn witnesses(a: Epoch, b: Epoch, me: Epoch, mask: u64) -> bool {
+    let wide = a.bytes() & b.bytes() & mask == mask;
+    let weak = !(a.strong() || b.strong()) || me.strong();
+    a.block() != b.block() && wide && weak
+}
+
 /// Bytes that one page of global shadow stands for.
 const PAGE: usize = 4096;
-type Page = [[AtomicU64; 3]; PAGE / 4];
+/// Rows of a page.
+const ROWS: usize = PAGE / 16;
+type SharedCell = [AtomicU64; 3];
+
+/// The cells of a page. Rows start whole and, once split, stay so: a worker that still takes a row for whole then
+/// enters an access to all of it, which is true of each word.
+#[derive(Debug)]
+struct Page {
+    /// Of whole rows; of split ones, of the first word.
+    first: [SharedCell; ROWS],
+    /// A bit for each row that was split.
+    split: [AtomicU64; ROWS / 64],
+    /// Of the other three words.
+    rest: OnceLock<Box<[[SharedCell; 3]; ROWS]>>,
+}
+
+const fn empty() -> SharedCell {
+    [const { AtomicU64::new(0) }; 3]
+}
+
+impl Page {
+    fn new() -> Box<Page> {
+        Box::new(Page {
+            first: [const { empty() }; ROWS],
+            split: [const { AtomicU64::new(0) }; ROWS / 64],
+            rest: OnceLock::new(),
+        })
+    }
+
+    #[inline(always)]
+    fn is_split(&self, row: usize) -> bool {
+        self.split[row / 64].load(Ordering::Relaxed) >> (row % 64) & 1 != 0
+    }
+
+    #[inline]
+    fn words(&self, row: usize) -> &[SharedCell; 3] {
+        &self.rest.get_or_init(|| Box::new([const { [const { empty() }; 3] }; ROWS]))[row]
+    }
+
+    /// The cell that stands for a word.
+    fn cell(&self, word: usize) -> &SharedCell {
+        match word % 4 {
+            k if k > 0 && self.is_split(word / 4) => &self.words(word / 4)[k - 1],
+            _ => &self.first[word / 4],
+        }
+    }
+
+    fn split(&self, row: usize) {
+        // Read before the bit: what a split row's first word holds must not be taken for the whole row's.
+        let whole: Cell = std::array::from_fn(|k| self.first[row][k].load(Ordering::Acquire));
+        if !self.is_split(row) {
+            for word in self.words(row) {
+                (0..3).for_each(|k| word[k].store(whole[k], Ordering::Relaxed));
+            }
+            self.split[row / 64].fetch_or(1 << (row % 64), Ordering::Release);
+        }
+    }
+}
+
+#[inline(always)]
+fn peek(cells: &SharedCell) -> Cell {
+    [cells[0].load(Ordering::Relaxed), cells[1].load(Ordering::Relaxed), cells[2].load(Ordering::Relaxed)]
+}
+
+#[inline(always)]
+fn enter_shared(cells: &SharedCell, judge: &Judge, me: Epoch, mask: u64, write: bool) -> Option<Epoch> {
+    let before = peek(cells);
+    let mut cell = before;
+    let found = judge.enter(&mut cell, me, mask, write);
+    for k in 0..3 {
+        if cell[k] != before[k] {
+            cells[k].store(cell[k], Ordering::Release);
+        }
+    }
+    found
+}
 
 /// The shadow of one allocation during one launch; pages appear when touched.
 #[derive(Debug)]
 pub struct AllocationShadow {
-    pages: Box<[AtomicPtr<Page>]>,
+    pages: Box<[OnceLock<Box<Page>>]>,
 }
 
 impl AllocationShadow {
     fn new(bytes: u64) -> AllocationShadow {
         let n = (bytes as usize).div_ceil(PAGE);
-        AllocationShadow { pages: (0..n).map(|_| AtomicPtr::default()).collect() }
+        AllocationShadow { pages: (0..n).map(|_| OnceLock::new()).collect() }
     }
 
+    #[inline(always)]
     fn page(&self, index: usize) -> &Page {
-        let slot = &self.pages[index];
-        let mut p = slot.load(Ordering::Acquire);
-        if p.is_null() {
-            let new: Box<Page> = Box::new([const { [const { AtomicU64::new(0) }; 3] }; PAGE / 4]);
-            let new = Box::into_raw(new);
-            match slot.compare_exchange(p, new, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => p = new,
-                Err(other) => {
-                    // SAFETY: `new` came from `into_raw` above and was not shared.
-                    drop(unsafe { Box::from_raw(new) });
-                    p = other;
-                }
+        self.pages[index].get_or_init(Page::new)
+    }
+
+    /// Enters a read of a row, unless it might race or the row is split.
+    #[inline(always)]
+    pub fn read_row(&self, judge: &Judge, me: Epoch, offset: usize) -> bool {
+        let (page, row) = (self.page(offset / PAGE), offset % PAGE / 16);
+        if page.is_split(row) {
+            return false;
+        }
+        let cells = &page.first[row];
+        let before = peek(cells);
+        let mut cell = before;
+        if !judge.reads_whole(&mut cell, me) {
+            return false;
+        }
+        for k in 1..3 {
+            if cell[k] != before[k] {
+                cells[k].store(cell[k], Ordering::Release);
             }
         }
-        // SAFETY: non-null pointers in `pages` come from `Box::into_raw` and live until drop.
-        unsafe { &*p }
+        true
     }
 
     /// Enters an access of `size` bytes at `offset`; returns what it races with.
     #[inline]
     pub fn enter(&self, judge: &Judge, me: Epoch, offset: u64, size: u32, write: bool) -> Option<Epoch> {
+        if size == 16 && offset.is_multiple_of(16) {
+            let (page, row) = (self.page(offset as usize / PAGE), offset as usize % PAGE / 16);
+            if !page.is_split(row) {
+                return enter_shared(&page.first[row], judge, me, 0xF, write);
+            }
+        }
         let mut found = None;
         let end = offset + u64::from(size);
         let mut at = offset & !3;
         while at < end {
             let mask = byte_mask(at, offset, end);
-            let cells = &self.page(at as usize / PAGE)[at as usize % PAGE / 4];
-            let before: Cell = std::array::from_fn(|k| cells[k].load(Ordering::Relaxed));
-            let mut cell = before;
-            found = judge.enter(&mut cell, me, mask, write).or(found);
-            for k in 0..3 {
-                if cell[k] != before[k] {
-                    cells[k].store(cell[k], Ordering::Relaxed);
-                }
+            let (page, row) = (self.page(at as usize / PAGE), at as usize % PAGE / 16);
+            if !page.is_split(row) {
+                page.split(row);
             }
+            let cells = match at as usize / 4 % 4 {
+                0 => &page.first[row],
+                k => &page.words(row)[k - 1],
+            };
+            found = enter_shared(cells, judge, me, mask, write).or(found);
             at += 4;
         }
         found
@@ -204,37 +336,20 @@ impl AllocationShadow {
 impl AllocationShadow {
     /// Adds the ranges that were touched, by address. Strong accesses are left out: they order, they do not race.
     fn touched(&self, base: u64, out: &mut Vec<Touched>) {
-        for (index, slot) in self.pages.iter().enumerate() {
-            let p = slot.load(Ordering::Acquire);
-            if p.is_null() {
-                continue;
-            }
-            // SAFETY: as in `page`: non-null pointers live until drop.
-            let page = unsafe { &*p };
-            for (k, cell) in page.iter().enumerate() {
-                let [write, a, b] = [0, 1, 2].map(|i| Epoch(cell[i].load(Ordering::Relaxed)));
+        for (index, page) in self.pages.iter().enumerate() {
+            let Some(page) = page.get() else { continue };
+            for word in 0..PAGE / 4 {
+                let [write, a, b] = peek(page.cell(word)).map(Epoch);
                 let weak = |e: Epoch| if e.strong() { 0 } else { e.bytes() };
                 let (written, read) = (weak(write), weak(a) | weak(b));
                 for byte in (0..4u64).filter(|byte| (written | read) >> byte & 1 != 0) {
-                    let start = base + (index * PAGE + 4 * k) as u64 + byte;
+                    let start = base + (index * PAGE + 4 * word) as u64 + byte;
                     let write = written >> byte & 1 != 0;
                     match out.last_mut() {
                         Some(last) if last.start + last.len == start && last.write == write => last.len += 1,
                         _ => out.push(Touched { start, len: 1, write }),
                     }
                 }
-            }
-        }
-    }
-}
-
-impl Drop for AllocationShadow {
-    fn drop(&mut self) {
-        for p in &mut self.pages {
-            let p = *p.get_mut();
-            if !p.is_null() {
-                // SAFETY: as in `page`: from `Box::into_raw`, freed once.
-                drop(unsafe { Box::from_raw(p) });
             }
         }
     }
