@@ -346,6 +346,11 @@ impl Launch {
         });
     }
 
+    /// Whether anything was found so far.
+    pub fn has_findings(&self) -> bool {
+        !self.state.findings().is_empty()
+    }
+
     /// What was found and counted so far; the launch need not be over.
     pub fn finish(mut self) -> Report {
         if let Some(worker) = self.own.take() {

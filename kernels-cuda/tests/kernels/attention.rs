@@ -9,20 +9,20 @@ use selftok_kernels_cuda::attention::{Arguments, FAMILY};
 
 /// One call.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    entry: &'static str,
-    batch: usize,
-    heads: usize,
-    head_group: usize,
-    q_len: usize,
+pub struct Case {
+    pub entry: &'static str,
+    pub batch: usize,
+    pub heads: usize,
+    pub head_group: usize,
+    pub q_len: usize,
     /// Keys of the two segments.
-    kv_len: [usize; 2],
-    head_dim: usize,
+    pub kv_len: [usize; 2],
+    pub head_dim: usize,
     /// The position of the first query, if the mask is causal.
-    causal: Option<i32>,
+    pub causal: Option<i32>,
 }
 
-const PLAIN: Case = Case {
+pub const PLAIN: Case = Case {
     entry: "attention_d64_q64",
     batch: 1,
     heads: 1,
@@ -56,7 +56,7 @@ impl Rows {
     }
 }
 
-fn run(emulated: &Emulated, case: Case) -> Report {
+pub fn run(emulated: &Emulated, case: Case) -> Report {
     let Case { entry, batch, heads, head_group, q_len, kv_len, head_dim, causal } = case;
     let mut random = Random::new((q_len * head_dim + kv_len[0]) as u64);
     let q = Rows::new(&mut random, &case, heads, q_len);

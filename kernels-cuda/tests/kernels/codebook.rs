@@ -61,7 +61,7 @@ fn run(
     (emulated.download(index, 0, rows), emulated.download(margin, 0, rows))
 }
 
-fn check(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], width: usize) {
+pub fn check(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], width: usize) {
     let (index, margin) = run(emulated, limits, x, codes, width);
     for (r, row) in x.chunks(width).enumerate() {
         let expected = reference(row, codes);
@@ -112,15 +112,20 @@ fn of_equal_scores_the_first_wins_and_the_margin_is_zero() {
     }
 }
 
-#[test]
-fn a_zero_row_takes_the_first_code_and_a_nan_row_says_so_in_its_margin() {
+/// A row of zeros and one with a NaN, beside an ordinary one.
+pub fn odd_rows(emulated: &Emulated) {
     let mut random = Random::new(8);
     let codes = random.floats(100 * 16);
     let mut x = random.floats(3 * 16);
     x[16..32].fill(0.0);
     x[40] = f32::NAN;
-    let (index, margin) = run(&Emulated::new(settings()[0]), &A100, &x, &codes, 16);
+    let (index, margin) = run(emulated, &A100, &x, &codes, 16);
     assert_eq!((index[0], margin[0]), reference(&x[..16], &codes));
     assert_eq!((index[1], margin[1]), (0, 0.0));
     assert!(index[2] == 0 && margin[2].is_nan(), "{} {}", index[2], margin[2]);
+}
+
+#[test]
+fn a_zero_row_takes_the_first_code_and_a_nan_row_says_so_in_its_margin() {
+    odd_rows(&Emulated::new(settings()[0]));
 }

@@ -9,22 +9,22 @@ use selftok_kernels_cuda::{Float, Launch};
 
 /// One product, and what follows it.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    m: usize,
-    n: usize,
-    k: usize,
+pub struct Case {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
     /// Elements between rows of A and W, a multiple of 8.
-    ld: usize,
+    pub ld: usize,
     /// Elements between rows of C and of the residual.
-    ldc: usize,
-    bias: bool,
+    pub ldc: usize,
+    pub bias: bool,
     /// `(gate_div, gate_rows)`.
-    gate: Option<(usize, usize)>,
-    residual: bool,
-    activation: Activation,
+    pub gate: Option<(usize, usize)>,
+    pub residual: bool,
+    pub activation: Activation,
 }
 
-const fn plain(m: usize, n: usize, k: usize) -> Case {
+pub const fn plain(m: usize, n: usize, k: usize) -> Case {
     let (ld, ldc) = (k.next_multiple_of(8), n.next_multiple_of(4));
     Case { m, n, k, ld, ldc, bias: false, gate: None, residual: false, activation: Activation::None }
 }
@@ -55,7 +55,7 @@ fn erf(x: f64) -> f64 {
     sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
-fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
+pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
     let Case { m, n, k, ld, ldc, .. } = case;
     let mut random = Random::new((m * n * k) as u64);
     // What lies between the rows must not matter.

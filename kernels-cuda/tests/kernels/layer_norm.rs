@@ -8,15 +8,15 @@ use selftok_kernels_cuda::layer_norm::{Arguments, Shape, launch};
 
 /// One call: a shape, and which of the optional operands it has.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    rows: usize,
-    cols: usize,
+pub struct Case {
+    pub rows: usize,
+    pub cols: usize,
     /// Elements between rows beyond `cols`.
-    gap: usize,
-    rms: bool,
-    affine: bool,
+    pub gap: usize,
+    pub rms: bool,
+    pub affine: bool,
     /// `(modulation_div, modulation_rows)`.
-    modulation: Option<(usize, usize)>,
+    pub modulation: Option<(usize, usize)>,
 }
 
 const EPS: f64 = 1e-6;
@@ -34,7 +34,7 @@ fn expected(row: &[f32], j: usize, rms: bool, affine: (f64, f64), modulation: (f
     Expected { value, tolerance: 16.0 * F32_ROUNDING * (terms + modulation.1.abs()) }
 }
 
-fn run(emulated: &Emulated, case: Case, input: Float, output: Float) {
+pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) {
     let Case { rows, cols, gap, .. } = case;
     let mut random = Random::new((rows * cols) as u64);
     let stride = cols + gap;
@@ -90,7 +90,7 @@ fn run(emulated: &Emulated, case: Case, input: Float, output: Float) {
     }
 }
 
-const PLAIN: Case = Case { rows: 5, cols: 64, gap: 0, rms: false, affine: false, modulation: None };
+pub const PLAIN: Case = Case { rows: 5, cols: 64, gap: 0, rms: false, affine: false, modulation: None };
 
 #[test]
 fn rows_of_every_width_are_normalised() {
