@@ -1,0 +1,9 @@
+//! One test for each instruction form, written from the text of the PTX ISA alone.
+//!
+//! Kernels and emulator could share one misreading of the manual, and then agree on what no GPU does. So what is expected here is
+//! worked out in plain Rust from the manual's pseudo-code, tables and figures, bit by bit where it is written so, and never by
+//! way of the emulator's own code. A test's comment names the section.
+
+mod bits;
+mod integer;
+mod support;
