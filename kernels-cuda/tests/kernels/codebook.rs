@@ -112,17 +112,19 @@ fn of_equal_scores_the_first_wins_and_the_margin_is_zero() {
     }
 }
 
-/// A row of zeros and one with a NaN, beside an ordinary one.
+/// A row of zeros, one with a NaN, and one shorter than the least norm, beside an ordinary one.
 pub fn odd_rows(emulated: &Emulated) {
     let mut random = Random::new(8);
     let codes = random.floats(100 * 16);
-    let mut x = random.floats(3 * 16);
+    let mut x = random.floats(4 * 16);
     x[16..32].fill(0.0);
     x[40] = f32::NAN;
+    x[48..].iter_mut().for_each(|x| *x *= 1e-14);
     let (index, margin) = run(emulated, &A100, &x, &codes, 16);
     assert_eq!((index[0], margin[0]), reference(&x[..16], &codes));
     assert_eq!((index[1], margin[1]), (0, 0.0));
     assert!(index[2] == 0 && margin[2].is_nan(), "{} {}", index[2], margin[2]);
+    assert_eq!((index[3], margin[3]), reference(&x[48..], &codes));
 }
 
 #[test]

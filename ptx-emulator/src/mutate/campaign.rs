@@ -29,6 +29,8 @@ pub struct Subject<'a> {
     pub kernel: &'a str,
     /// The PTX that has it.
     pub ptx: &'a str,
+    /// How many of the tests, from the first on, have their host code broken: one that uses every argument is enough.
+    pub host_cases: usize,
     /// Its tests.
     pub cases: Vec<Case<'a>>,
 }
@@ -109,7 +111,7 @@ impl Campaign {
         Rig::new(self.gpu.clone(), options)
     }
 
-    /// Runs every mutant of the subject: of its PTX, then of the host code of its first case for each launch it makes.
+    /// Runs every mutant of the subject: of its PTX, then of the host code of its first cases.
     ///
     /// With `without`, only those mutants are run that in `before` were found by that check alone: what another check, a result
     /// or a hang found is found without it too.
@@ -132,7 +134,7 @@ impl Campaign {
                     caught: caught.to_string(),
                 })?;
                 budget = budget.max(rig.most_issues());
-                if n == 0 {
+                if n == 0 && index < subject.host_cases {
                     host.extend(rig.mutants(case.name).into_iter().map(|m| Mutant::Host(index, m)));
                 }
             }
