@@ -37,8 +37,8 @@ fn subjects(family: &str) -> Vec<Subject<'static>> {
         ],
         "gemm" => vec![subject(family, "gemm_bf16_f32_64x64x32", gemm_cases())],
         _ => vec![
-            subject(family, "layer_norm_f32_f32_warp", layer_norm_cases([16, 516, 7, 33])),
-            subject(family, "layer_norm_f32_f32_block", layer_norm_cases([520, 2052, 513, 515])),
+            subject(family, "layer_norm_f32_f32_warp", layer_norm_cases(&[496, 512, 20], &[7, 32, 33, 75, 131])),
+            subject(family, "layer_norm_f32_f32_block", layer_norm_cases(&[520, 2048, 2052, 3080], &[513, 641])),
         ],
     }
 }
@@ -105,16 +105,39 @@ fn all_of(m: usize, n: usize, k: usize) -> gemm::Case {
     gemm::Case { bias: true, gate: Some((7, 3)), residual: true, ..gemm::plain(m, n, k) }
 }
 
-fn layer_norm_cases(cols: [usize; 4]) -> Vec<Case<'static>> {
+/// `wide` are widths in groups of four, `odd` others: one that fills the registers, one that just does not, and such that the loop
+/// beyond the registers runs more than once.
+fn layer_norm_cases(wide: &'static [usize], odd: &'static [usize]) -> Vec<Case<'static>> {
     use layer_norm::{Case as Call, PLAIN};
-    let call = |name, c: Call| case(name, move |e| layer_norm::run(e, c, Float::F32, Float::F32));
-    let modulated = Call { rows: 9, affine: true, modulation: Some((2, 3)), ..PLAIN };
+    let run = |e: &Emulated, c: Call| drop(layer_norm::run(e, c, Float::F32, Float::F32));
+    let all = Call { rows: 5, affine: true, modulation: Some((2, 3)), ..PLAIN };
+    let (first, gaps) = (wide[0], |c: Call| Call { gap: 4, y_gap: 8, modulation_gap: 12, ..c });
+    let each = move |e: &Emulated, cols: &[usize], c: Call| cols.iter().for_each(|&cols| run(e, Call { cols, ..c }));
     vec![
-        call("modulated", Call { cols: cols[0], gap: 4, ..modulated }),
-        call("beyond_the_registers", Call { cols: cols[1], ..PLAIN }),
-        call("modulated_odd", Call { cols: cols[2], gap: 1, ..modulated }),
-        call("odd_rms", Call { cols: cols[3], rms: true, ..PLAIN }),
-        call("rms", Call { cols: cols[1], rms: true, affine: true, ..PLAIN }),
+        case("everything", move |e| run(e, gaps(Call { rows: 7, cols: first, spread: 2e-3, ..all }))),
+        case("odd", move |e| each(e, odd, Call { gap: 1, y_gap: 2, modulation_gap: 3, ..all })),
+        case("wide", move |e| each(e, wide, gaps(all))),
+        case("plain", move |e| {
+            for rms in [false, true] {
+                each(e, wide, Call { rms, ..PLAIN });
+                each(e, odd, Call { rms, ..PLAIN });
+            }
+        }),
+        case("alignment", move |e| {
+            for k in 0..6 {
+                let mut start = [0; 6];
+                start[k] = 1;
+                run(e, Call { cols: first, start, ..all });
+            }
+            for (gap, y_gap, modulation_gap) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+                run(e, Call { cols: first, gap, y_gap, modulation_gap, ..all });
+            }
+        }),
+        case("counters", move |e| {
+            for c in layer_norm::run(e, Call { cols: first, ..all }, Float::F32, Float::F32).counters {
+                assert_eq!(c.sectors, c.ideal_sectors, "part-filled sectors at PTX line {}", c.line);
+            }
+        }),
     ]
 }
 

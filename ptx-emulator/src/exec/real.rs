@@ -65,6 +65,8 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
                     Float1::Neg => a ^ 1 << 63,
                     Float1::Rcp => div64(1.0, x, mode.round).to_bits(),
                     Float1::Sqrt => sqrt64(x, mode.round).to_bits(),
+                    Float1::RcpApprox => coarse(a, |x| 1.0 / x),
+                    Float1::RsqrtApprox if mode.ftz => coarse(a, |x| 1.0 / x.sqrt()),
                     // rsqrt.approx.f64: 2^-22.9 is promised of the f32 one, about the same of this.
                     _ => approx.apply(1.0 / x.sqrt(), Bound::Relative(2f64.powf(-22.9)), a, salt).to_bits(),
                 }
@@ -106,7 +108,8 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
                 TestP::Infinite => x.is_infinite(),
                 TestP::Number => !x.is_nan(),
                 TestP::NotANumber => x.is_nan(),
-                TestP::Normal => normal,
+                // Zeros count as normal (PTX ISA, "testp").
+                TestP::Normal => normal || x == 0.0,
                 TestP::Subnormal => subnormal,
             };
             let mut bits = 0;
@@ -150,6 +153,15 @@ fn finish16(t: Float, x: f64, mode: FloatMode) -> u32 {
     let d = if half { to_f16(x, Round::Near) } else { to_bf16(x, Round::Near) };
     // .ftz flushes subnormal f16 results.
     if mode.ftz && half && d & 0x7C00 == 0 { d & 0x8000 } else { d }
+}
+
+/// `rcp.approx.ftz.f64` and `rsqrt.approx.ftz.f64`: the upper 32 bits of the input give the upper 32 bits of the result, the lower
+/// ones are ignored and zero; subnormals are flushed.
+fn coarse(a: u64, f: impl Fn(f64) -> f64) -> u64 {
+    let x = f64::from_bits(a & !0xFFFF_FFFF);
+    let y = f(if x.is_subnormal() { 0f64.copysign(x) } else { x });
+    let y = if y.is_subnormal() { 0f64.copysign(y) } else { y };
+    y.to_bits() & !0xFFFF_FFFF
 }
 
 fn saturate(x: f64) -> f64 {

@@ -6,4 +6,5 @@
 
 mod bits;
 mod integer;
+mod real;
 mod support;
