@@ -45,16 +45,37 @@ fn subjects(family: &str) -> Vec<Subject<'static>> {
 
 fn attention_cases() -> Vec<Case<'static>> {
     use attention::{Case as Call, PLAIN};
-    let call = |name, c: Call| case(name, move |e| drop(attention::run(e, c)));
+    let run = |e: &Emulated, c: Call| drop(attention::run(e, c));
+    let call = move |name, c: Call| case(name, move |e| run(e, c));
+    let groups = Call { batch: 2, heads: 4, head_group: 2, q_len: 70, ..PLAIN };
     vec![
-        call("two_segments", Call { q_len: 20, kv_len: [65, 37], ..PLAIN }),
-        call("groups", Call { batch: 2, heads: 4, head_group: 2, q_len: 10, kv_len: [12, 5], ..PLAIN }),
-        call("narrow_head", Call { head_dim: 40, q_len: 70, kv_len: [129, 0], ..PLAIN }),
-        call("causal", Call { q_len: 70, kv_len: [70, 0], causal: Some(0), ..PLAIN }),
-        call("causal_unseen", Call { q_len: 30, kv_len: [70, 3], causal: Some(-10), ..PLAIN }),
+        call("everything", Call { kv_len: [70, 69], head_dim: 40, causal: Some(61), ..groups }),
+        call("second_segment_only", Call { kv_len: [0, 9], q_len: 5, ..groups }),
+        call("groups", Call { kv_len: [12, 5], q_len: 10, ..groups }),
+        case("ends_of_keys", move |e| {
+            for j in 0..8 {
+                run(e, Call { q_len: 5, kv_len: [64 + 8 * j, 8 * j + 1], ..PLAIN });
+            }
+        }),
+        case("ends_of_heads", move |e| {
+            for head_dim in (8..64).step_by(8) {
+                run(e, Call { q_len: 20, kv_len: [20, 0], head_dim, ..PLAIN });
+                run(e, Call { q_len: 5, kv_len: [130, 0], head_dim, ..PLAIN });
+            }
+        }),
+        case("diagonals", move |e| {
+            for position in [0, 1, 7, 8, 11, 60] {
+                run(e, Call { q_len: 70, kv_len: [70 + position as usize, 0], causal: Some(position), ..PLAIN });
+            }
+        }),
+        call("unseen", Call { q_len: 30, kv_len: [70, 3], causal: Some(-10), ..PLAIN }),
+        call("all_unseen", Call { q_len: 5, kv_len: [70, 3], causal: Some(-10), ..PLAIN }),
         call("causal_two_segments", Call { q_len: 20, kv_len: [50, 20], causal: Some(50), ..PLAIN }),
-        call("no_first_segment", Call { q_len: 5, kv_len: [0, 9], ..PLAIN }),
-        call("whole_tiles", PLAIN),
+        case("counters", move |e| {
+            for c in attention::run(e, Call { kv_len: [128, 0], ..PLAIN }).counters {
+                assert_eq!(c.wavefronts, c.ideal_wavefronts, "bank conflicts at PTX line {}", c.line);
+            }
+        }),
     ]
 }
 
