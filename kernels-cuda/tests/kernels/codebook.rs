@@ -30,13 +30,14 @@ fn exact(x: &[f32], codes: &[f32]) -> (i32, f64) {
     (scores[0].1, scores[0].0 - scores.get(1).map_or(f64::NEG_INFINITY, |s| s.0))
 }
 
-/// Runs both kernels and gives the indices and margins.
+/// Runs both kernels and gives the indices and margins. The codes begin `start` elements beyond an aligned address.
 fn run(
     emulated: &Emulated,
     limits: &GpuLimits,
     x: &[f32],
     codes: &[f32],
     width: usize,
+    start: usize,
 ) -> (Vec<i32>, Vec<f32>) {
     let (rows, count) = (x.len() / width, codes.len() / width);
     let shape = Shape { rows: rows as u64, codes: count as u64, width: width as u64 };
@@ -44,7 +45,7 @@ fn run(
     let candidates = emulated.allocate(launches.workspace_bytes as usize);
     let partial = PartialArguments {
         x: emulated.upload(x),
-        codes: emulated.upload(codes),
+        codes: emulated.upload(&[&vec![f32::NAN; start], codes].concat()) + start as u64 * 4,
         candidates,
         rows: rows as i32,
         c: width as i32,
@@ -62,7 +63,12 @@ fn run(
 }
 
 pub fn check(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], width: usize) {
-    let (index, margin) = run(emulated, limits, x, codes, width);
+    check_from(emulated, limits, x, codes, width, 0);
+}
+
+/// The same for codes that begin `start` elements beyond an aligned address.
+pub fn check_from(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], width: usize, start: usize) {
+    let (index, margin) = run(emulated, limits, x, codes, width, start);
     for (r, row) in x.chunks(width).enumerate() {
         let expected = reference(row, codes);
         assert_eq!(
@@ -96,6 +102,14 @@ fn every_width_and_every_slicing_gives_the_f32_answer() {
 }
 
 #[test]
+fn codes_may_begin_at_any_element() {
+    let mut random = Random::new(3);
+    let (x, codes) = (random.floats(5 * 16), random.floats(700 * 16));
+    let one_sm = GpuLimits { sms: 1, ..A100 };
+    everywhere(|emulated| check_from(emulated, &one_sm, &x, &codes, 16, 1));
+}
+
+#[test]
 fn of_equal_scores_the_first_wins_and_the_margin_is_zero() {
     let mut random = Random::new(7);
     let (rows, count, width) = (64, 300, 16);
@@ -106,7 +120,7 @@ fn of_equal_scores_the_first_wins_and_the_margin_is_zero() {
     }
     let x: Vec<f32> = (0..rows).flat_map(|_| codes[9 * width..10 * width].to_vec()).collect();
     for setting in settings() {
-        let (index, margin) = run(&Emulated::new(setting), &A100, &x, &codes, width);
+        let (index, margin) = run(&Emulated::new(setting), &A100, &x, &codes, width, 0);
         assert!(index.iter().all(|&i| i == 9), "{index:?}");
         assert!(margin.iter().all(|&m| m == 0.0), "{margin:?}");
     }
@@ -120,7 +134,7 @@ pub fn odd_rows(emulated: &Emulated) {
     x[16..32].fill(0.0);
     x[40] = f32::NAN;
     x[48..].iter_mut().for_each(|x| *x *= 1e-14);
-    let (index, margin) = run(emulated, &A100, &x, &codes, 16);
+    let (index, margin) = run(emulated, &A100, &x, &codes, 16, 0);
     assert_eq!((index[0], margin[0]), reference(&x[..16], &codes));
     assert_eq!((index[1], margin[1]), (0, 0.0));
     assert!(index[2] == 0 && margin[2].is_nan(), "{} {}", index[2], margin[2]);

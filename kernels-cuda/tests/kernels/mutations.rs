@@ -92,13 +92,21 @@ fn gemm_cases() -> Vec<Case<'static>> {
     vec![
         // Strides that differ, so that no argument can stand in for another; more K tiles than stages.
         call("everything", gemm::Case { activation: Silu, ldr: 60, ldg: 64, ldc: 56, ..all_of(70, 50, 133) }),
-        call("second_half", plain(100, 96, 40)),
+        case("each_half", move |e| {
+            gemm::run(e, 64, Float::F32, plain(100, 70, 133));
+            gemm::run(e, 64, Float::F32, plain(70, 100, 133));
+        }),
         case("ends_of_k", move |e| {
-            for k in [3, 35, 69, 101, 160] {
+            for k in [1, 3, 33, 35, 65, 69, 97, 101, 160] {
                 gemm::run(e, 64, Float::F32, plain(50, 40, k));
             }
         }),
-        case("odd", move |e| each(e, gemm::Case { ldc: 71, ..all_of(40, 70, 11) })),
+        case("odd", move |e| {
+            for bias in [true, false] {
+                each(e, gemm::Case { ldc: 71, bias, ..all_of(40, 70, 11) });
+                each(e, gemm::Case { bias, ..all_of(9, 67, 8) });
+            }
+        }),
         case("activations", move |e| each(e, all_of(40, 64, 40))),
         case("alignment", move |e| {
             for k in 0..4 {
@@ -183,16 +191,27 @@ fn codebook_cases() -> Vec<Case<'static>> {
     };
     vec![
         case("own", move |e| own(e, 330, &A100)),
-        case("own_of_many_tiles", move |e| own(e, 1300, &one_sm())),
+        case("own_of_many_tiles", move |e| own(e, 1323, &one_sm())),
         case("whole_tiles", move |e| own(e, 128, &A100)),
-        case("narrow", move |e| random(e, 40, 900, 7, &one_sm())),
-        case("narrow_wide_copies", move |e| random(e, 40, 900, 12, &one_sm())),
+        case("narrow", move |e| random(e, 40, 943, 7, &one_sm())),
+        case("narrow_wide_copies", move |e| random(e, 40, 943, 12, &one_sm())),
         case("every_width", move |e| {
             for width in 1..=16 {
                 random(e, 40, 20, width, &A100);
             }
         }),
-        case("lone", move |e| random(e, 1, 1, 16, &A100)),
+        case("two_whole_tiles_a_slice", move |e| own(e, 1024, &one_sm())),
+        case("many_slices", move |e| own(e, 1300, &A100)),
+        case("many_rows", move |e| random(e, 150, 100, 16, &A100)),
+        case("lone", move |e| {
+            random(e, 1, 1, 16, &A100);
+            random(e, 5, 3, 7, &A100);
+        }),
+        case("unaligned", |e| {
+            let mut random = Random::new(3);
+            let (x, codes) = (random.floats(5 * 16), random.floats(700 * 16));
+            codebook::check_from(e, &GpuLimits { sms: 1, ..A100 }, &x, &codes, 16, 1);
+        }),
         case("ties", |e| {
             // For each pair of warps the same code twice, the first in the one's share and the second in the other's.
             let (width, pairs) = (16, [(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3), (2, 0), (2, 1), (2, 3), (3, 0), (3, 1), (3, 2)]);

@@ -5,6 +5,9 @@
 //! way of the emulator's own code. A test's comment names the section.
 
 mod bits;
+mod compare;
+mod convert;
+mod half;
 mod integer;
 mod real;
 mod support;
