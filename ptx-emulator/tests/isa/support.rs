@@ -126,7 +126,7 @@ pub fn check(instruction: &str, result: u32, bits: &[u32], lists: &[&[u64]], exp
 pub fn check_rows(instruction: &str, result: u32, bits: &[u32], list: &[Vec<u64>], expected: impl Fn(&[u64]) -> u64) {
     let keep = if result == 64 { u64::MAX } else { (1 << result) - 1 };
     for (row, found) in list.iter().zip(rows(instruction, result, bits, list)) {
-        let expected = expected(row) & keep;
+        let (expected, found) = (expected(row) & keep, found & keep);
         assert_eq!(found, expected, "{instruction} of {row:x?}: {found:#x}, expected {expected:#x}");
     }
 }
