@@ -6,7 +6,9 @@
 
 mod bits;
 mod compare;
+mod control;
 mod convert;
+mod forms;
 mod half;
 mod integer;
 mod memory;
