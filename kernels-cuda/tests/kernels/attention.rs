@@ -20,6 +20,9 @@ pub struct Case {
     pub head_dim: usize,
     /// The position of the first query, if the mask is causal.
     pub causal: Option<i32>,
+    /// Whether all queries are positive and all keys negative, so that a key that is not there, and counts as zero, would outweigh all
+    /// that are.
+    pub opposed: bool,
 }
 
 pub const PLAIN: Case = Case {
@@ -31,6 +34,7 @@ pub const PLAIN: Case = Case {
     kv_len: [64, 0],
     head_dim: 64,
     causal: None,
+    opposed: false,
 };
 
 /// A tensor `[batch, rows, heads, head_dim]` with a gap after each row, as fused projections leave it. What is in the gap must not
@@ -61,13 +65,18 @@ impl Rows {
 }
 
 pub fn run(emulated: &Emulated, case: Case) -> Report {
-    let Case { entry, batch, heads, head_group, q_len, kv_len, head_dim, causal } = case;
+    let Case { entry, batch, heads, head_group, q_len, kv_len, head_dim, causal, opposed } = case;
     let mut random = Random::new((q_len * head_dim + kv_len[0]) as u64);
     // Gaps that reach to the end of the widest padded head, and differ, so that no stride can stand in for another.
-    let q = Rows::new(&mut random, &case, heads, q_len, 56);
+    let mut q = Rows::new(&mut random, &case, heads, q_len, 56);
     let kv_heads = heads / head_group;
-    let [k0, v0, k1, v1] = [(kv_len[0], 64), (kv_len[0], 64), (kv_len[1], 72), (kv_len[1], 72)]
+    let [mut k0, v0, mut k1, v1] = [(kv_len[0], 64), (kv_len[0], 64), (kv_len[1], 72), (kv_len[1], 72)]
         .map(|(rows, gap)| Rows::new(&mut random, &case, kv_heads, rows, gap));
+    if opposed {
+        q.values.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32().abs()));
+        let keys = k0.values.iter_mut().chain(&mut k1.values);
+        keys.for_each(|x| *x = bf16::from_f32(-x.to_f32().abs()));
+    }
     let scale = 1.0 / (head_dim as f32).sqrt();
     let upload = |rows: &Rows| if rows.values.is_empty() { 0 } else { emulated.upload(&rows.values) };
     let out_row = heads * head_dim + 8;
@@ -110,6 +119,7 @@ pub fn run(emulated: &Emulated, case: Case) -> Report {
     let report = emulated.launch("attention", &launch, &arguments.pack());
     let got: Vec<Vec<bf16>> =
         (0..batch * q_len).map(|row| emulated.download(out, row * out_row, heads * head_dim)).collect();
+    (0..batch * q_len).for_each(|row| emulated.untouched::<bf16>(out, row * out_row + heads * head_dim, 8));
 
     for b in 0..batch {
         for h in 0..heads {
@@ -166,7 +176,7 @@ fn a_second_segment_follows_the_first() {
 fn keys_end_anywhere_in_a_tile_and_heads_at_any_multiple_of_eight() {
     everywhere(|emulated| {
         for end in 1..=16 {
-            run(emulated, Case { q_len: 3, kv_len: [64 + 4 * end - end % 2, 0], ..PLAIN });
+            run(emulated, Case { q_len: 3, kv_len: [64 + 4 * end - end % 2, 0], opposed: true, ..PLAIN });
         }
         for head_dim in (8..64).step_by(8) {
             run(emulated, Case { q_len: 9, kv_len: [9, 0], head_dim, ..PLAIN });

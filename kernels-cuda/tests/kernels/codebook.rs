@@ -141,6 +141,22 @@ pub fn odd_rows(emulated: &Emulated) {
     assert_eq!((index[3], margin[3]), reference(&x[48..], &codes));
 }
 
+/// The index alone, where nobody asks for the margin.
+pub fn without_margin(emulated: &Emulated) {
+    let candidate = |best: f32, index: i32| [best.to_bits() as i32, 0f32.to_bits() as i32, index, 0];
+    let candidates = emulated.upload(&[candidate(1.0, 3), candidate(2.0, 70)]);
+    let index = emulated.allocate(4);
+    let merge = MergeArguments { candidates, index, margin: 0, rows: 1, slices: 2 };
+    let shape = Shape { rows: 1, codes: 128, width: 16 };
+    emulated.launch("codebook", &launch(&shape, &A100).unwrap().merge, &merge.pack());
+    assert_eq!(emulated.download::<i32>(index, 0, 1), [70]);
+}
+
+#[test]
+fn the_margin_may_be_left_out() {
+    without_margin(&Emulated::new(settings()[0]));
+}
+
 #[test]
 fn a_zero_row_takes_the_first_code_and_a_nan_row_says_so_in_its_margin() {
     odd_rows(&Emulated::new(settings()[0]));

@@ -98,6 +98,15 @@ impl Emulated {
         values
     }
 
+    /// Checks that no kernel wrote to `count` values from element `first` of the memory at `at` on.
+    pub fn untouched<T: Pod>(&self, at: u64, first: usize, count: usize) {
+        let (size, memory) = (size_of::<T>(), self.rig.device().memory());
+        for k in (first * size)..(first + count) * size {
+            let unwritten = memory.first_unwritten(at + k as u64, 1).unwrap();
+            assert!(unwritten.is_some(), "byte {k} of an output lies between its rows and was written");
+        }
+    }
+
     /// Runs a kernel, which must leave no finding.
     pub fn launch(&self, family: &'static str, launch: &Launch, arguments: &[u8]) -> Report {
         let config = LaunchConfig {

@@ -121,6 +121,10 @@ pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Repor
             Float::F32 => emulated.download(c, shift[0] + i * ldc, n),
             Float::Bf16 => emulated.download::<bf16>(c, shift[0] + i * ldc, n).iter().map(|y| y.to_f32()).collect(),
         };
+        match output {
+            Float::F32 => emulated.untouched::<f32>(c, shift[0] + i * ldc + n, ldc - n),
+            Float::Bf16 => emulated.untouched::<bf16>(c, shift[0] + i * ldc + n, ldc - n),
+        }
         for j in 0..n {
             let products = (0..k).map(|x| a[i * ld + x].to_f64() * w[j * ld + x].to_f64());
             let (mut sum, mut magnitude) = products.fold((0.0, 0.0), |(s, t), p| (s + p, t + p.abs()));

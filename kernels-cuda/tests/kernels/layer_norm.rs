@@ -18,6 +18,10 @@ pub struct Case {
     pub modulation_gap: usize,
     /// Elements by which x, y, weight, bias, scale and shift begin beyond an address that vectors could be read from.
     pub start: [usize; 6],
+    /// The one of weight, bias, scale and shift (2 to 5) that is null although the others of its pair are there.
+    pub without: Option<usize>,
+    /// The width for which the launch rule is asked, if not `cols`: any instance must be right for any width.
+    pub rule_cols: Option<usize>,
     /// What the inputs are multiplied by.
     pub spread: f32,
     pub rms: bool,
@@ -64,15 +68,17 @@ pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Repo
     };
     let size = if output == Float::F32 { 4 } else { 2 };
     let y_at = emulated.allocate((start[1] + rows * y_stride) * size);
-    let optional = |present: bool, values: &[f32], start| if present { floats(values, start) } else { 0 };
-    let shape = Shape { rows: rows as u64, cols: cols as u64, input, output };
+    let optional = |present: bool, values: &[f32], k: usize| {
+        if present && case.without != Some(k) { floats(values, start[k]) } else { 0 }
+    };
+    let shape = Shape { rows: rows as u64, cols: case.rule_cols.unwrap_or(cols) as u64, input, output };
     let arguments = Arguments {
         x: x_at,
         y: y_at + (start[1] * size) as u64,
-        weight: optional(case.affine, &weight, start[2]),
-        bias: optional(case.affine, &bias, start[3]),
-        scale: optional(case.modulation.is_some(), &scale, start[4]),
-        shift: optional(case.modulation.is_some(), &shift, start[5]),
+        weight: optional(case.affine, &weight, 2),
+        bias: optional(case.affine, &bias, 3),
+        scale: optional(case.modulation.is_some(), &scale, 4),
+        shift: optional(case.modulation.is_some(), &shift, 5),
         rows: rows as i32,
         cols: cols as i32,
         x_stride: stride as i64,
@@ -94,11 +100,17 @@ pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Repo
                 emulated.download::<bf16>(y_at, start[1] + r * y_stride, cols).iter().map(|y| y.to_f32()).collect()
             }
         };
+        match output {
+            Float::F32 => emulated.untouched::<f32>(y_at, start[1] + r * y_stride + cols, case.y_gap),
+            Float::Bf16 => emulated.untouched::<bf16>(y_at, start[1] + r * y_stride + cols, case.y_gap),
+        }
         for j in 0..cols {
-            let affine = if case.affine { (weight[j].into(), bias[j].into()) } else { (1.0, 0.0) };
-            let modulation = case
-                .modulation
-                .map_or((0.0, 0.0), |_| (scale[m * modulation_stride + j].into(), shift[m * modulation_stride + j].into()));
+            let value = |k: usize, pair: bool, value: f32, none: f64| {
+                if pair && case.without != Some(k) { f64::from(value) } else { none }
+            };
+            let affine = (value(2, case.affine, weight[j], 1.0), value(3, case.affine, bias[j], 0.0));
+            let (at, modulated) = (m * modulation_stride + j, case.modulation.is_some());
+            let modulation = (value(4, modulated, scale[at], 0.0), value(5, modulated, shift[at], 0.0));
             let expected = expected(row, j, case.rms, affine, modulation);
             let expected = if output == Float::Bf16 { expected.stored_as_bf16() } else { expected };
             expected.check(got[j].into(), || format!("{case:?} row {r} column {j}"));
@@ -114,6 +126,8 @@ pub const PLAIN: Case = Case {
     y_gap: 0,
     modulation_gap: 0,
     start: [0; 6],
+    without: None,
+    rule_cols: None,
     spread: 1.0,
     rms: false,
     affine: false,
@@ -167,6 +181,18 @@ fn an_operand_that_is_aligned_to_its_elements_only_is_moved_singly() {
             }
             for (gap, y_gap, modulation_gap) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
                 run(emulated, Case { cols, gap, y_gap, modulation_gap, ..all }, Float::F32, Float::F32);
+            }
+        }
+    });
+}
+
+#[test]
+fn each_of_the_vectors_may_be_null() {
+    everywhere(|emulated| {
+        let all = Case { rows: 3, affine: true, modulation: Some((1, 2)), ..PLAIN };
+        for cols in [75, 76, 645, 1028] {
+            for without in 2..6 {
+                run(emulated, Case { cols, without: Some(without), ..all }, Float::F32, Float::F32);
             }
         }
     });
