@@ -1,5 +1,7 @@
 //! The program: runs one kernel of a PTX file on files and numbers given on the command line.
 
+mod mutate_command;
+
 use clap::{Parser, Subcommand};
 use ptx_emulator::{Device, Gpu, LaunchConfig, Module, Options, Order};
 use std::path::PathBuf;
@@ -16,6 +18,9 @@ struct Cli {
 enum Command {
     /// Runs a kernel. Exit code: 0 clean, 2 wrong usage, 3 findings.
     Run(Run),
+    /// Breaks a kernel and its launch in one place at a time and tells what finds it. Exit code: 0 all found or explained, 2 wrong
+    /// usage, 3 survivors.
+    Mutate(mutate_command::Mutate),
 }
 
 #[derive(clap::Args)]
@@ -64,8 +69,11 @@ fn triple(text: &str) -> Result<Triple, String> {
 }
 
 fn main() -> ExitCode {
-    let Command::Run(run) = Cli::parse().command;
-    match execute(&run) {
+    let result = match Cli::parse().command {
+        Command::Run(run) => execute(&run),
+        Command::Mutate(mutate) => mutate_command::execute(&mutate),
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(3),
         Err(message) => {

@@ -20,8 +20,30 @@ impl Random {
 
 /// Pieces that a random edit puts in.
 const PIECES: [&str; 24] = [
-    "", ";", "{", "}", "[", "]", "(", ",", ".", "@", "%", "%r99", "-1", "18446744073709551616", "0x", "0fZZZZZZZZ", "<4294967295>", "[4294967295]",
-    ".reg .b32 %r<1000000000>;", ".shared .align 3 .b8 z[99999999999];", "\"", "//", "/*", "\u{e9}",
+    "",
+    ";",
+    "{",
+    "}",
+    "[",
+    "]",
+    "(",
+    ",",
+    ".",
+    "@",
+    "%",
+    "%r99",
+    "-1",
+    "18446744073709551616",
+    "0x",
+    "0fZZZZZZZZ",
+    "<4294967295>",
+    "[4294967295]",
+    ".reg .b32 %r<1000000000>;",
+    ".shared .align 3 .b8 z[99999999999];",
+    "\"",
+    "//",
+    "/*",
+    "\u{e9}",
 ];
 
 #[test]
@@ -46,7 +68,9 @@ fn random_edits_never_panic() {
         let text: String = text.into_iter().collect();
         match Module::parse(&text) {
             Ok(_) => accepted += 1,
-            Err(e) => assert!(e.line as usize <= text.lines().count() + 1 && !e.message.is_empty(), "{e}\n{text}"),
+            Err(e) => {
+                assert!(e.line as usize <= text.lines().count() + 1 && !e.message.is_empty(), "{e}\n{text}")
+            }
         }
     }
     // Edits of comments and numbers leave PTX behind: were nothing accepted, nothing but the first error would be tested.
@@ -78,7 +102,10 @@ fn mutants_keep_their_lines_and_mostly_decode() {
     for m in &list {
         let text = m.apply(SEED);
         assert_eq!(text.lines().count(), SEED.lines().count(), "{m:?}");
-        assert!(SEED.lines().nth(m.line as usize - 1).unwrap().contains(m.was.lines().next().unwrap()), "{m:?}");
+        assert!(
+            SEED.lines().nth(m.line as usize - 1).unwrap().contains(m.was.lines().next().unwrap()),
+            "{m:?}"
+        );
         Module::parse(&text).unwrap_or_else(|e| panic!("{m:?}: {e}"));
     }
 }

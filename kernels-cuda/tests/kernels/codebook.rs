@@ -67,7 +67,14 @@ pub fn check(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], 
 }
 
 /// The same for codes that begin `start` elements beyond an aligned address.
-pub fn check_from(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], width: usize, start: usize) {
+pub fn check_from(
+    emulated: &Emulated,
+    limits: &GpuLimits,
+    x: &[f32],
+    codes: &[f32],
+    width: usize,
+    start: usize,
+) {
     let (index, margin) = run(emulated, limits, x, codes, width, start);
     for (r, row) in x.chunks(width).enumerate() {
         let expected = reference(row, codes);

@@ -119,7 +119,9 @@ pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Repor
     for i in 0..m {
         let got: Vec<f32> = match output {
             Float::F32 => emulated.download(c, shift[0] + i * ldc, n),
-            Float::Bf16 => emulated.download::<bf16>(c, shift[0] + i * ldc, n).iter().map(|y| y.to_f32()).collect(),
+            Float::Bf16 => {
+                emulated.download::<bf16>(c, shift[0] + i * ldc, n).iter().map(|y| y.to_f32()).collect()
+            }
         };
         match output {
             Float::F32 => emulated.untouched::<f32>(c, shift[0] + i * ldc + n, ldc - n),

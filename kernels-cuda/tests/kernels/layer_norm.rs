@@ -48,7 +48,8 @@ fn expected(row: &[f32], j: usize, rms: bool, affine: (f64, f64), modulation: (f
 pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Report {
     let Case { rows, cols, start, .. } = case;
     let mut random = Random::new((rows * cols) as u64);
-    let (stride, y_stride, modulation_stride) = (cols + case.gap, cols + case.y_gap, cols + case.modulation_gap);
+    let (stride, y_stride, modulation_stride) =
+        (cols + case.gap, cols + case.y_gap, cols + case.modulation_gap);
     let x = random.floats(rows * stride);
     let x: Vec<f32> = x.iter().map(|x| bf16::from_f32((x + 1.0) * case.spread).to_f32()).collect();
     let (weight, bias) = (random.floats(cols), random.floats(cols));
@@ -96,9 +97,11 @@ pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Repo
         let m = r / div % modulation_rows;
         let got: Vec<f32> = match output {
             Float::F32 => emulated.download(y_at, start[1] + r * y_stride, cols),
-            Float::Bf16 => {
-                emulated.download::<bf16>(y_at, start[1] + r * y_stride, cols).iter().map(|y| y.to_f32()).collect()
-            }
+            Float::Bf16 => emulated
+                .download::<bf16>(y_at, start[1] + r * y_stride, cols)
+                .iter()
+                .map(|y| y.to_f32())
+                .collect(),
         };
         match output {
             Float::F32 => emulated.untouched::<f32>(y_at, start[1] + r * y_stride + cols, case.y_gap),
@@ -140,7 +143,12 @@ fn rows_of_every_width_are_normalised() {
         // A lone element, a tail, one warp's registers full, one more, a block's registers full, and beyond.
         for cols in [1, 3, 16, 512, 513, 516, 2048, 2052] {
             for rms in [false, true] {
-                run(emulated, Case { cols, rms, gap: cols % 4, y_gap: cols % 3, ..PLAIN }, Float::F32, Float::F32);
+                run(
+                    emulated,
+                    Case { cols, rms, gap: cols % 4, y_gap: cols % 3, ..PLAIN },
+                    Float::F32,
+                    Float::F32,
+                );
             }
         }
     });

@@ -37,8 +37,16 @@ fn subjects(family: &str) -> Vec<Subject<'static>> {
         ],
         "gemm" => vec![subject(family, "gemm_bf16_f32_64x64x32", gemm_cases())],
         _ => vec![
-            subject(family, "layer_norm_f32_f32_warp", layer_norm_cases(&[496, 512, 516, 776, 20, 128, 256, 384], &[7, 32, 33, 75, 131])),
-            subject(family, "layer_norm_f32_f32_block", layer_norm_cases(&[520, 2048, 2052, 3080, 512, 1024, 1536], &[513, 128, 130, 385])),
+            subject(
+                family,
+                "layer_norm_f32_f32_warp",
+                layer_norm_cases(&[496, 512, 516, 776, 20, 128, 256, 384], &[7, 32, 33, 75, 131]),
+            ),
+            subject(
+                family,
+                "layer_norm_f32_f32_block",
+                layer_norm_cases(&[520, 2048, 2052, 3080, 512, 1024, 1536], &[513, 128, 130, 385]),
+            ),
         ],
     }
 }
@@ -70,7 +78,10 @@ fn attention_cases() -> Vec<Case<'static>> {
         }),
         case("diagonals", move |e| {
             for position in [0, 1, 7, 8, 11, 60] {
-                run(e, Call { q_len: 70, kv_len: [70 + position as usize, 0], causal: Some(position), ..PLAIN });
+                run(
+                    e,
+                    Call { q_len: 70, kv_len: [70 + position as usize, 0], causal: Some(position), ..PLAIN },
+                );
             }
         }),
         call("unseen", Call { q_len: 30, kv_len: [70, 3], causal: Some(-10), ..PLAIN }),
@@ -148,9 +159,12 @@ fn layer_norm_cases(wide: &'static [usize], odd: &'static [usize]) -> Vec<Case<'
     let rule = Some(wide[0]);
     let all = Call { rows: 3, affine: true, modulation: Some((1, 2)), rule_cols: rule, ..PLAIN };
     let (first, gaps) = (wide[0], |c: Call| Call { gap: 4, y_gap: 8, modulation_gap: 12, ..c });
-    let each = move |e: &Emulated, cols: &[usize], c: Call| cols.iter().for_each(|&cols| run(e, Call { cols, ..c }));
+    let each =
+        move |e: &Emulated, cols: &[usize], c: Call| cols.iter().for_each(|&cols| run(e, Call { cols, ..c }));
     vec![
-        case("everything", move |e| run(e, gaps(Call { rows: 7, cols: first, modulation: Some((2, 3)), spread: 2e-3, ..all }))),
+        case("everything", move |e| {
+            run(e, gaps(Call { rows: 7, cols: first, modulation: Some((2, 3)), spread: 2e-3, ..all }))
+        }),
         case("odd", move |e| each(e, odd, Call { gap: 1, y_gap: 2, modulation_gap: 3, ..all })),
         case("wide", move |e| each(e, wide, gaps(all))),
         case("nulls", move |e| {
@@ -230,7 +244,23 @@ fn codebook_cases() -> Vec<Case<'static>> {
         }),
         case("ties", |e| {
             // For each pair of warps the same code twice, the first in the one's share and the second in the other's.
-            let (width, pairs) = (16, [(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3), (2, 0), (2, 1), (2, 3), (3, 0), (3, 1), (3, 2)]);
+            let (width, pairs) = (
+                16,
+                [
+                    (0, 1),
+                    (0, 2),
+                    (0, 3),
+                    (1, 0),
+                    (1, 2),
+                    (1, 3),
+                    (2, 0),
+                    (2, 1),
+                    (2, 3),
+                    (3, 0),
+                    (3, 1),
+                    (3, 2),
+                ],
+            );
             let mut codes = Random::new(7).floats(300 * width);
             for (k, (a, b)) in pairs.into_iter().enumerate() {
                 let (from, to) = (8 * k + a, 8 * k + 4 + b);
@@ -239,8 +269,9 @@ fn codebook_cases() -> Vec<Case<'static>> {
             }
             // And once in another slice.
             codes.copy_within(0..width, 270 * width);
-            let x: Vec<f32> =
-                (0..64).flat_map(|r| codes[(8 * (r % 12) + pairs[r % 12].0) * width..][..width].to_vec()).collect();
+            let x: Vec<f32> = (0..64)
+                .flat_map(|r| codes[(8 * (r % 12) + pairs[r % 12].0) * width..][..width].to_vec())
+                .collect();
             codebook::check(e, &A100, &x, &codes, width);
         }),
         case("zeros_and_nan", codebook::odd_rows),
@@ -261,7 +292,12 @@ fn explained(family: &str, table: &Table) {
     let (missing, outdated) = (explained.missing(table), explained.outdated(table));
     let crashed: Vec<_> = table.outcomes.iter().filter(|o| o.detector == "crash").collect();
     assert!(crashed.is_empty(), "the emulator failed: {crashed:?}");
-    assert!(missing.is_empty(), "survivors that {} does not explain:\n{}", path.display(), missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "survivors that {} does not explain:\n{}",
+        path.display(),
+        missing.join("\n")
+    );
     assert!(outdated.is_empty(), "found after all, though {} explains them: {outdated:?}", path.display());
 }
 

@@ -11,8 +11,8 @@ use crate::error::ModuleError;
 use crate::gpu::Gpu;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, Once};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 /// A test: does its work through the rig, and panics (with a [`Caught`], or by an assertion) where something is wrong.

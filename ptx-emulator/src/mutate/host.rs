@@ -254,13 +254,22 @@ impl Rig {
             let by = |l: &LoggedLaunch| l.arguments.iter().find(|a| a.3 == Some(k)).map(|a| a.0.clone());
             let user = log.launches.iter().enumerate().find_map(|(n, l)| by(l).map(|name| (n, name)));
             let Some((launch, name)) = user else { continue };
-            push(Kind::Size, Change::HalveBuffer(k), format!("{name} has {} bytes in place of {bytes}", bytes / 2));
+            push(
+                Kind::Size,
+                Change::HalveBuffer(k),
+                format!("{name} has {} bytes in place of {bytes}", bytes / 2),
+            );
             let message = format!("{name} is freed before launch {launch}");
             push(Kind::Lifetime, Change::FreeEarly { buffer: k, launch }, message);
         }
         for (n, l) in log.launches.iter().enumerate() {
             if l.shared > 0 {
-                let message = format!("{} has {} bytes of shared memory in place of {}", l.kernel, l.shared / 2, l.shared);
+                let message = format!(
+                    "{} has {} bytes of shared memory in place of {}",
+                    l.kernel,
+                    l.shared / 2,
+                    l.shared
+                );
                 push(Kind::Size, Change::HalveShared(n), message);
             }
             if l.grid.iter().any(|d| *d > 1) {

@@ -53,7 +53,8 @@ pub fn isolate(text: &str, kernel: &str) -> Result<String, ModuleError> {
         let name = offset(text, f.name);
         let start = text[..name].rfind(['}', ';']).map_or(0, |at| at + 1);
         // Module directives and the previous function end in `;`, `}` or a line of their own.
-        let start = text[start..name].find(".visible").or(text[start..name].find(".entry")).map(|at| start + at);
+        let start =
+            text[start..name].find(".visible").or(text[start..name].find(".entry")).map(|at| start + at);
         let (Some(start), Some(end)) = (start, closing_brace(text, name)) else { continue };
         out[start..end].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
     }
@@ -243,7 +244,9 @@ impl<'t> List<'t, '_> {
         }
         if matches!(i.opcode, "ld" | "st" | "atom" | "red" | "ldmatrix" | "stmatrix") && !has("param") {
             let at = i.operands.iter().position(|o| matches!(o, Operand::Address { .. }));
-            if let Some((at, Operand::Address { base: Some(base), offset, .. })) = at.map(|at| (at, &i.operands[at])) {
+            if let Some((at, Operand::Address { base: Some(base), offset, .. })) =
+                at.map(|at| (at, &i.operands[at]))
+            {
                 let step = if i.opcode.ends_with("matrix") { 16 } else { access_bytes(i) };
                 push(Kind::Offset, replaced(at, format!("[{base}+{}]", offset + step)));
             }

@@ -22,11 +22,18 @@ fn logic() {
 #[test]
 fn shifts_beyond_the_width() {
     for bits in [16, 32, 64] {
-        let (e, by) = (edges(bits), [0, 1, 5, u64::from(bits) - 1, u64::from(bits), u64::from(bits) + 1, 0xFFFF_FFFF]);
+        let (e, by) =
+            (edges(bits), [0, 1, 5, u64::from(bits) - 1, u64::from(bits), u64::from(bits) + 1, 0xFFFF_FFFF]);
         let n = |v: &[u64]| v[1].min(u64::from(bits)) as u32;
-        check(&format!("shl.b{bits} D, A, B;"), bits, &[bits, 32], &[&e, &by], |v| ((v[0] as u128) << n(v)) as u64);
-        check(&format!("shr.u{bits} D, A, B;"), bits, &[bits, 32], &[&e, &by], |v| (v[0] as u128 >> n(v)) as u64);
-        check(&format!("shr.s{bits} D, A, B;"), bits, &[bits, 32], &[&e, &by], |v| (signed(v[0], bits) >> n(v)) as u64);
+        check(&format!("shl.b{bits} D, A, B;"), bits, &[bits, 32], &[&e, &by], |v| {
+            ((v[0] as u128) << n(v)) as u64
+        });
+        check(&format!("shr.u{bits} D, A, B;"), bits, &[bits, 32], &[&e, &by], |v| {
+            (v[0] as u128 >> n(v)) as u64
+        });
+        check(&format!("shr.s{bits} D, A, B;"), bits, &[bits, 32], &[&e, &by], |v| {
+            (signed(v[0], bits) >> n(v)) as u64
+        });
     }
 }
 
@@ -65,14 +72,20 @@ fn shf() {
 fn prmt() {
     let (a, b) = (0x8382_0100u64, 0x0786_8504u64);
     let byte = |v: &[u64], k: u64| (v[1] << 32 | v[0]) >> (8 * k) & 0xFF;
-    check("prmt.b32 D, A, B, C;", 32, &[32; 3], &[&[a], &[b], &[0x3210, 0x7654, 0x0F81, 0xFEDC, 0x89AB, 0xFFFF_1357]], |v| {
-        (0..4).fold(0, |d, k| {
-            let selector = v[2] >> (4 * k) & 0xF;
-            let value = byte(v, selector & 7);
-            let value = if selector & 8 == 0 { value } else { 0xFF * (value >> 7) };
-            d | value << (8 * k)
-        })
-    });
+    check(
+        "prmt.b32 D, A, B, C;",
+        32,
+        &[32; 3],
+        &[&[a], &[b], &[0x3210, 0x7654, 0x0F81, 0xFEDC, 0x89AB, 0xFFFF_1357]],
+        |v| {
+            (0..4).fold(0, |d, k| {
+                let selector = v[2] >> (4 * k) & 0xF;
+                let value = byte(v, selector & 7);
+                let value = if selector & 8 == 0 { value } else { 0xFF * (value >> 7) };
+                d | value << (8 * k)
+            })
+        },
+    );
     // Rows of the table: for control 0 to 3, the source bytes of destination bytes 3, 2, 1, 0.
     let modes: [(&str, [[u64; 4]; 4]); 6] = [
         ("f4e", [[3, 2, 1, 0], [4, 3, 2, 1], [5, 4, 3, 2], [6, 5, 4, 3]]),
@@ -99,14 +112,27 @@ fn bfe_and_bfi() {
         let extract = |v: &[u64], s: bool| {
             let (pos, len) = (v[1] & 0xFF, v[2] & 0xFF);
             let sign = if !s || len == 0 { 0 } else { v[0] >> (pos + len - 1).min(msb) & 1 };
-            (0..=msb).fold(0, |d, i| d | if i < len && pos + i <= msb { v[0] >> (pos + i) & 1 } else { sign } << i)
+            (0..=msb)
+                .fold(0, |d, i| d | if i < len && pos + i <= msb { v[0] >> (pos + i) & 1 } else { sign } << i)
         };
-        check(&format!("bfe.u{bits} D, A, B, C;"), bits, &[bits, 32, 32], &[&e, &by, &by], |v| extract(v, false));
-        check(&format!("bfe.s{bits} D, A, B, C;"), bits, &[bits, 32, 32], &[&e, &by, &by], |v| extract(v, true));
-        check(&format!("bfi.b{bits} D, A, B, C, E;"), bits, &[bits, bits, 32, 32], &[&e[..6], &e[..6], &by, &by], |v| {
-            let (pos, len) = (v[2] & 0xFF, v[3] & 0xFF);
-            (0..len).take_while(|i| pos + i <= msb).fold(v[1], |f, i| f & !(1 << (pos + i)) | (v[0] >> i & 1) << (pos + i))
+        check(&format!("bfe.u{bits} D, A, B, C;"), bits, &[bits, 32, 32], &[&e, &by, &by], |v| {
+            extract(v, false)
         });
+        check(&format!("bfe.s{bits} D, A, B, C;"), bits, &[bits, 32, 32], &[&e, &by, &by], |v| {
+            extract(v, true)
+        });
+        check(
+            &format!("bfi.b{bits} D, A, B, C, E;"),
+            bits,
+            &[bits, bits, 32, 32],
+            &[&e[..6], &e[..6], &by, &by],
+            |v| {
+                let (pos, len) = (v[2] & 0xFF, v[3] & 0xFF);
+                (0..len)
+                    .take_while(|i| pos + i <= msb)
+                    .fold(v[1], |f, i| f & !(1 << (pos + i)) | (v[0] >> i & 1) << (pos + i))
+            },
+        );
     }
 }
 

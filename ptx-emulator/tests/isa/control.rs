@@ -93,7 +93,9 @@ fn recursion_has_a_frame_a_call() {
 #[test]
 fn exit_and_ret_end_a_thread() {
     for leave in ["exit", "ret"] {
-        let body = format!("mov.u32 %r0, %tid.x; mov.u32 %r1, 9; setp.ge.u32 %p0, %r0, 64; @%p0 {leave}; bar.sync 0; {STORE}");
+        let body = format!(
+            "mov.u32 %r0, %tid.x; mov.u32 %r1, 9; setp.ge.u32 %p0, %r0, 64; @%p0 {leave}; bar.sync 0; {STORE}"
+        );
         let out = block(&body, 96, &[], 96);
         assert!((0..96).all(|t| out[t] == if t < 64 { 9 } else { 0 }));
     }
@@ -107,7 +109,12 @@ fn trap_is_an_error() {
         assert_eq!(run.report.error(), Some(CudaError::LaunchFailed), "{text}");
     }
     let text = "mov.u32 %r0, %tid.x; setp.eq.u32 %p0, %r0, 99; @%p0 trap;";
-    assert!(launch(&kernel(text), Options::default(), &LaunchConfig::new(1, 32), &[], 1).report.findings.is_empty());
+    assert!(
+        launch(&kernel(text), Options::default(), &LaunchConfig::new(1, 32), &[], 1)
+            .report
+            .findings
+            .is_empty()
+    );
 }
 
 /// "griddepcontrol: if there are no prerequisite grids, .wait does not block".

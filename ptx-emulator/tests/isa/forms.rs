@@ -82,11 +82,72 @@ pub fn family(op: &Op) -> &'static str {
 
 /// The families above.
 const FAMILIES: [&str; 66] = [
-    "Int1", "Int2", "Int3", "MulWide", "MadWide", "Mul24", "Bfi", "Bmsk", "Szext", "Lop3", "Shf", "Prmt", "Dp4a", "Dp2a", "Carry", "MadCarry",
-    "Float1", "Float2", "Fma", "TestP", "Convert", "Mov", "Mov128", "MovPred", "Pack", "Unpack", "ReadClock", "SetpInt", "SetpFloat", "Set", "Selp",
-    "Slct", "PredLogic", "PredNot", "Load", "Store", "Atom", "Red", "CvtaFrom", "CvtaTo", "IsSpace", "LocalAddress", "Nop", "MapA", "GetCtaRank",
-    "Branch", "BranchIndexed", "Call", "Return", "Exit", "Trap", "Nanosleep", "Bar", "BarWarp", "Fence", "ClusterArrive", "ClusterWait", "Shfl",
-    "Vote", "MatchAny", "MatchAll", "ActiveMask", "Redux", "Elect", "Tensor", "Copy",
+    "Int1",
+    "Int2",
+    "Int3",
+    "MulWide",
+    "MadWide",
+    "Mul24",
+    "Bfi",
+    "Bmsk",
+    "Szext",
+    "Lop3",
+    "Shf",
+    "Prmt",
+    "Dp4a",
+    "Dp2a",
+    "Carry",
+    "MadCarry",
+    "Float1",
+    "Float2",
+    "Fma",
+    "TestP",
+    "Convert",
+    "Mov",
+    "Mov128",
+    "MovPred",
+    "Pack",
+    "Unpack",
+    "ReadClock",
+    "SetpInt",
+    "SetpFloat",
+    "Set",
+    "Selp",
+    "Slct",
+    "PredLogic",
+    "PredNot",
+    "Load",
+    "Store",
+    "Atom",
+    "Red",
+    "CvtaFrom",
+    "CvtaTo",
+    "IsSpace",
+    "LocalAddress",
+    "Nop",
+    "MapA",
+    "GetCtaRank",
+    "Branch",
+    "BranchIndexed",
+    "Call",
+    "Return",
+    "Exit",
+    "Trap",
+    "Nanosleep",
+    "Bar",
+    "BarWarp",
+    "Fence",
+    "ClusterArrive",
+    "ClusterWait",
+    "Shfl",
+    "Vote",
+    "MatchAny",
+    "MatchAll",
+    "ActiveMask",
+    "Redux",
+    "Elect",
+    "Tensor",
+    "Copy",
 ];
 
 #[test]
@@ -119,9 +180,12 @@ fn every_form_that_the_decoder_produces_is_tested() {
     use Width::*;
     for w in [W16, W32, W64] {
         [Abs, Neg, Not, Cnot].into_iter().for_each(|f| want(Op::Int1(f, w)));
-        [Add, Sub, MulLo, MulHiU, MulHiS, DivU, DivS, RemU, RemS, MinU, MinS, MaxU, MaxS, And, Or, Xor, Shl, ShrU, ShrS]
-            .into_iter()
-            .for_each(|f| want(Op::Int2(f, w)));
+        [
+            Add, Sub, MulLo, MulHiU, MulHiS, DivU, DivS, RemU, RemS, MinU, MinS, MaxU, MaxS, And, Or, Xor,
+            Shl, ShrU, ShrS,
+        ]
+        .into_iter()
+        .for_each(|f| want(Op::Int2(f, w)));
         [MadLo, MadHiU, MadHiS, SadU, SadS].into_iter().for_each(|f| want(Op::Int3(f, w)));
         want(Op::Selp(w));
         want(Op::Mov(w));
@@ -142,7 +206,9 @@ fn every_form_that_the_decoder_produces_is_tested() {
     want(Op::Int3(MadHiSatS, W32));
     (0..7).for_each(|mode| want(Op::Prmt(mode)));
     for signed in [false, true] {
-        [W16, W32].into_iter().for_each(|w| [Op::MulWide { signed, w }, Op::MadWide { signed, w }].into_iter().for_each(&mut want));
+        [W16, W32].into_iter().for_each(|w| {
+            [Op::MulWide { signed, w }, Op::MadWide { signed, w }].into_iter().for_each(&mut want)
+        });
         for high in [false, true] {
             [false, true].into_iter().for_each(|add| want(Op::Mul24 { signed, high, add }));
         }
@@ -162,9 +228,13 @@ fn every_form_that_the_decoder_produces_is_tested() {
         }
     }
     [ShflMode::Up, ShflMode::Down, ShflMode::Bfly, ShflMode::Idx].into_iter().for_each(|m| want(Op::Shfl(m)));
-    [VoteMode::All, VoteMode::Any, VoteMode::Uni, VoteMode::Ballot].into_iter().for_each(|m| want(Op::Vote(m)));
+    [VoteMode::All, VoteMode::Any, VoteMode::Uni, VoteMode::Ballot]
+        .into_iter()
+        .for_each(|m| want(Op::Vote(m)));
     use Redux as R;
-    [R::Add, R::MinU, R::MinS, R::MaxU, R::MaxS, R::And, R::Or, R::Xor].into_iter().for_each(|r| want(Op::Redux(r)));
+    [R::Add, R::MinU, R::MinS, R::MaxU, R::MaxS, R::And, R::Or, R::Xor]
+        .into_iter()
+        .for_each(|r| want(Op::Redux(r)));
     let missing: Vec<_> = wanted.difference(&found).collect();
     assert!(missing.is_empty(), "not run by any test: {missing:#?}");
     // And all of them beside the list, so that a change shows.
@@ -173,7 +243,12 @@ fn every_form_that_the_decoder_produces_is_tested() {
     if std::env::var_os("UPDATE_FORMS").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
-    let listed: BTreeSet<String> = std::fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
-    let (new, gone): (Vec<_>, Vec<_>) = (found.difference(&listed).collect(), listed.difference(&found).collect());
-    assert!(new.is_empty() && gone.is_empty(), "forms.txt is out of date (UPDATE_FORMS=1 writes it): new {new:#?}, gone {gone:#?}");
+    let listed: BTreeSet<String> =
+        std::fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
+    let (new, gone): (Vec<_>, Vec<_>) =
+        (found.difference(&listed).collect(), listed.difference(&found).collect());
+    assert!(
+        new.is_empty() && gone.is_empty(),
+        "forms.txt is out of date (UPDATE_FORMS=1 writes it): new {new:#?}, gone {gone:#?}"
+    );
 }

@@ -81,11 +81,14 @@ fn packed_forms_work_on_both_halves() {
     let list: [(&str, Two); 3] = [("add", |a, b| a + b), ("sub", |a, b| a - b), ("mul", |a, b| a * b)];
     let e = [0x3C01_4248u64, 0x4248_BC01, 0x0001_3555, 0x7BFF_0000];
     let each = |v: &[u64], f: &dyn Fn(&[u64]) -> u64| {
-        (0..2).fold(0, |d, k| d | f(&v.iter().map(|x| x >> (16 * k) & 0xFFFF).collect::<Vec<_>>()) << (16 * k))
+        (0..2)
+            .fold(0, |d, k| d | f(&v.iter().map(|x| x >> (16 * k) & 0xFFFF).collect::<Vec<_>>()) << (16 * k))
     };
     let to = |x: f64| u64::from(f16::from_f64(x).to_bits());
     for (name, f) in list {
-        check(&format!("{name}.f16x2 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| each(v, &|v| to(f(h(v[0]), h(v[1])))));
+        check(&format!("{name}.f16x2 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| {
+            each(v, &|v| to(f(h(v[0]), h(v[1]))))
+        });
     }
     check("fma.rn.f16x2 D, A, B, C;", 32, &[32; 3], &[&e, &e, &e], |v| {
         each(v, &|v| to(fused(h(v[0]), h(v[1]), h(v[2]))))
@@ -109,14 +112,26 @@ fn packed_forms_work_on_both_halves() {
         check(&format!("{name}.NaN.f16x2 D, A, B;"), 32, &[32; 2], &[&nan, &nan[1..]], |v| {
             each(v, &|v| match h(v[0]).is_nan() {
                 true => 0x7FFF,
-                false => if (h(v[0]) < h(v[1])) == less { v[0] } else { v[1] },
+                false => {
+                    if (h(v[0]) < h(v[1])) == less {
+                        v[0]
+                    } else {
+                        v[1]
+                    }
+                }
             })
         });
         let nan = [0x7FC0_3F80u64, 0x3F80_BF80];
         check(&format!("{name}.NaN.bf16x2 D, A, B;"), 32, &[32; 2], &[&nan, &nan[1..]], |v| {
             each(v, &|v| match b(v[0]).is_nan() {
                 true => 0x7FFF,
-                false => if (b(v[0]) < b(v[1])) == less { v[0] } else { v[1] },
+                false => {
+                    if (b(v[0]) < b(v[1])) == less {
+                        v[0]
+                    } else {
+                        v[1]
+                    }
+                }
             })
         });
     }
@@ -133,24 +148,35 @@ fn ftz_sat_and_relu() {
     type Two = fn(f64, f64) -> f64;
     let list: [(&str, Two); 3] = [("add", |a, b| a + b), ("sub", |a, b| a - b), ("mul", |a, b| a * b)];
     for (name, f) in list {
-        compare(&format!("{name}.ftz.f16 D, A, B;"), 16, &[&e, &e], h, |v| flush(to(f(h(flush(v[0])), h(flush(v[1]))))));
-        compare(&format!("{name}.sat.f16 D, A, B;"), 16, &[&e, &e], h, |v| to(sat(f(h(v[0]), h(v[1])))));
-        compare(&format!("{name}.ftz.sat.f16x2 D, A, B;"), 32, &[&[0x0001_4000, 0x3800_0001], &[0x3C00_3C00]], |x| x as f64, |v| {
-            (0..2).fold(0, |d, k| {
-                let [a, b] = [v[0] >> (16 * k) & 0xFFFF, v[1] >> (16 * k) & 0xFFFF].map(|x| h(flush(x)));
-                d | flush(to(sat(f(a, b)))) << (16 * k)
-            })
+        compare(&format!("{name}.ftz.f16 D, A, B;"), 16, &[&e, &e], h, |v| {
+            flush(to(f(h(flush(v[0])), h(flush(v[1])))))
         });
+        compare(&format!("{name}.sat.f16 D, A, B;"), 16, &[&e, &e], h, |v| to(sat(f(h(v[0]), h(v[1])))));
+        compare(
+            &format!("{name}.ftz.sat.f16x2 D, A, B;"),
+            32,
+            &[&[0x0001_4000, 0x3800_0001], &[0x3C00_3C00]],
+            |x| x as f64,
+            |v| {
+                (0..2).fold(0, |d, k| {
+                    let [a, b] = [v[0] >> (16 * k) & 0xFFFF, v[1] >> (16 * k) & 0xFFFF].map(|x| h(flush(x)));
+                    d | flush(to(sat(f(a, b)))) << (16 * k)
+                })
+            },
+        );
     }
     compare("fma.rn.ftz.f16 D, A, B, C;", 16, &[&e, &e, &e], h, |v| {
         flush(to(fused(h(flush(v[0])), h(flush(v[1])), h(flush(v[2])))))
     });
-    compare("fma.rn.sat.f16 D, A, B, C;", 16, &[&e, &e, &e], h, |v| to(sat(fused(h(v[0]), h(v[1]), h(v[2])))));
+    compare("fma.rn.sat.f16 D, A, B, C;", 16, &[&e, &e, &e], h, |v| {
+        to(sat(fused(h(v[0]), h(v[1]), h(v[2]))))
+    });
     let relu = |x: f64| if x < 0.0 { 0.0 } else { x };
     check("abs.ftz.f16 D, A;", 16, &[16], &[&e], |v| flush(v[0]) & 0x7FFF);
     check("neg.ftz.f16 D, A;", 16, &[16], &[&e], |v| flush(v[0]) ^ 0x8000);
     compare("fma.rn.relu.f16 D, A, B, C;", 16, &[&e, &e[..5], &e[..5]], h, |v| {
-        to(relu(fused(h(v[0]), h(v[1]), h(v[2])))) & if relu(fused(h(v[0]), h(v[1]), h(v[2]))) == 0.0 { 0x7FFF } else { 0xFFFF }
+        to(relu(fused(h(v[0]), h(v[1]), h(v[2]))))
+            & if relu(fused(h(v[0]), h(v[1]), h(v[2]))) == 0.0 { 0x7FFF } else { 0xFFFF }
     });
     let e = bf16s();
     compare("fma.rn.relu.bf16 D, A, B, C;", 16, &[&e[..5], &e[..5], &e[..5]], b, |v| {
@@ -161,7 +187,9 @@ fn ftz_sat_and_relu() {
 /// "min", "max" (NaN gives way, with .NaN it wins; -0 < +0), "abs", "neg".
 #[test]
 fn min_max_abs_neg() {
-    for (t, kind, list, nan) in [("f16", h as fn(u64) -> f64, f16s(), 0x7E00u64), ("bf16", b, bf16s(), 0x7FC0)] {
+    for (t, kind, list, nan) in
+        [("f16", h as fn(u64) -> f64, f16s(), 0x7E00u64), ("bf16", b, bf16s(), 0x7FC0)]
+    {
         let e: Vec<u64> = list.into_iter().chain([nan]).collect();
         for (name, sign) in [("min", 1.0), ("max", -1.0)] {
             let pick = move |v: &[u64]| {
@@ -191,7 +219,13 @@ fn tanh_and_ex2() {
     ] {
         let values: Vec<u64> = [0.0f32, 0.25, -0.7, 1.3, -2.0, 3.1]
             .iter()
-            .map(|x| u64::from(if t.starts_with('f') { f16::from_f32(*x).to_bits() } else { bf16::from_f32(*x).to_bits() }))
+            .map(|x| {
+                u64::from(if t.starts_with('f') {
+                    f16::from_f32(*x).to_bits()
+                } else {
+                    bf16::from_f32(*x).to_bits()
+                })
+            })
             .map(|x| if width == 32 { x << 16 | x } else { x })
             .collect();
         let rows = product(&[&values]);
@@ -203,7 +237,8 @@ fn tanh_and_ex2() {
             for (row, found) in rows.iter().zip(crate::support::rows(&text, width, &[width], &rows)) {
                 for k in 0..width / 16 {
                     let (x, y) = (kind(row[0] >> (16 * k) & 0xFFFF), kind(found >> (16 * k) & 0xFFFF));
-                    let most = (absolute + relative * f(x).abs()).max(f(x).abs() * 2f64.powi(if t.starts_with('f') { -11 } else { -8 }));
+                    let most = (absolute + relative * f(x).abs())
+                        .max(f(x).abs() * 2f64.powi(if t.starts_with('f') { -11 } else { -8 }));
                     assert!((y - f(x)).abs() <= most, "{text} of {x}: {y}, not {} ± {most}", f(x));
                 }
             }

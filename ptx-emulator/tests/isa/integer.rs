@@ -33,7 +33,9 @@ fn add_sub_mul_min_max() {
         for (name, f) in list {
             for (t, widen) in [("s", signed as fn(u64, u32) -> i128), ("u", unsigned)] {
                 let text = format!("{name}{t}{bits} D, A, B;");
-                check(&text, bits, &[bits, bits], &[&e, &e], |v| f(widen(v[0], bits), widen(v[1], bits)) as u64);
+                check(&text, bits, &[bits, bits], &[&e, &e], |v| {
+                    f(widen(v[0], bits), widen(v[1], bits)) as u64
+                });
             }
         }
         check(&format!("mul.hi.s{bits} D, A, B;"), bits, &[bits; 2], &[&e, &e], |v| {
@@ -120,9 +122,13 @@ fn mul24_and_mad24() {
         for (part, shift) in [("lo", 0), ("hi", 16)] {
             let product = move |v: &[u64]| ((widen(v[0], 24) * widen(v[1], 24)) >> shift) as u64;
             check(&format!("mul24.{part}.{t}32 D, A, B;"), 32, &[32; 2], &[&e, &e], product);
-            check(&format!("mad24.{part}.{t}32 D, A, B, C;"), 32, &[32; 3], &[&e[..7], &e[..7], &edges(32)], |v| {
-                product(v).wrapping_add(v[2])
-            });
+            check(
+                &format!("mad24.{part}.{t}32 D, A, B, C;"),
+                32,
+                &[32; 3],
+                &[&e[..7], &e[..7], &edges(32)],
+                |v| product(v).wrapping_add(v[2]),
+            );
         }
     }
 }
@@ -145,7 +151,9 @@ fn sad() {
 fn abs_and_neg() {
     for bits in [16, 32, 64] {
         let e = edges(bits);
-        check(&format!("abs.s{bits} D, A;"), bits, &[bits], &[&e], |v| signed(v[0], bits).unsigned_abs() as u64);
+        check(&format!("abs.s{bits} D, A;"), bits, &[bits], &[&e], |v| {
+            signed(v[0], bits).unsigned_abs() as u64
+        });
         check(&format!("neg.s{bits} D, A;"), bits, &[bits], &[&e], |v| (-signed(v[0], bits)) as u64);
     }
 }
@@ -161,7 +169,9 @@ fn dp4a_and_dp2a() {
                 if s { signed(x, bits) } else { unsigned(x, bits) }
             };
             check(&format!("dp4a.{ta}.{tb} D, A, B, C;"), 32, &[32; 3], &[&e, &e, &e], |v| {
-                (unsigned(v[2], 32) + (0..4).map(|k| part(v[0], k, 8, sa) * part(v[1], k, 8, sb)).sum::<i128>()) as u64
+                (unsigned(v[2], 32)
+                    + (0..4).map(|k| part(v[0], k, 8, sa) * part(v[1], k, 8, sb)).sum::<i128>())
+                    as u64
             });
             for (mode, from) in [("lo", 0), ("hi", 2)] {
                 check(&format!("dp2a.{mode}.{ta}.{tb} D, A, B, C;"), 32, &[32; 3], &[&e, &e, &e], |v| {
@@ -192,14 +202,17 @@ fn carries_chain_words_into_wide_sums() {
              mov.u32 D, x;}}"
         );
         check_rows(&text, 32, &[64; 2], &list, |v| {
-            let (low, first) = if name == "add" { v[0].overflowing_add(v[1]) } else { v[0].overflowing_sub(v[1]) };
+            let (low, first) =
+                if name == "add" { v[0].overflowing_add(v[1]) } else { v[0].overflowing_sub(v[1]) };
             let f = if name == "add" { u64::overflowing_add } else { u64::overflowing_sub };
             let second = f(low, u64::from(first)).1;
             if name == "add" { 5 + u64::from(second) } else { 5 - u64::from(second) }
         });
     }
     let text = "{.reg .b32 x; add.cc.u32 x, A, B; addc.cc.u32 x, A, B; addc.u32 D, 0, 0;}";
-    check(text, 32, &[32; 2], &[&edges(32), &edges(32)], |v| (v[0] + v[1] + u64::from(v[0] + v[1] > 0xFFFF_FFFF)) >> 32);
+    check(text, 32, &[32; 2], &[&edges(32), &edges(32)], |v| {
+        (v[0] + v[1] + u64::from(v[0] + v[1] > 0xFFFF_FFFF)) >> 32
+    });
     let text = "{.reg .b32 x; sub.cc.u32 x, A, B; subc.cc.u32 x, A, B; subc.u32 D, 0, 0;}";
     check(text, 32, &[32; 2], &[&edges(32), &edges(32)], |v| {
         let borrow = i128::from(v[0]) - i128::from(v[1]) < 0;

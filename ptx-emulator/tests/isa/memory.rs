@@ -22,34 +22,69 @@ pub const ALL: &[fn()] = &[
 /// "ld": "sign- or zero-extended to the destination register width"; "destination may be wider than the type".
 #[test]
 fn loads_extend_to_the_register() {
-    for (t, bits) in [("u8", 8), ("s8", 8), ("b8", 8), ("u16", 16), ("s16", 16), ("b16", 16), ("u32", 32), ("s32", 32), ("b32", 32), ("u64", 64), ("s64", 64), ("b64", 64)] {
+    for (t, bits) in [
+        ("u8", 8),
+        ("s8", 8),
+        ("b8", 8),
+        ("u16", 16),
+        ("s16", 16),
+        ("b16", 16),
+        ("u32", 32),
+        ("s32", 32),
+        ("b32", 32),
+        ("u64", 64),
+        ("s64", 64),
+        ("b64", 64),
+    ] {
         for register in [16, 32, 64] {
             if register < bits {
                 continue;
             }
-            let text = format!("{{.reg .b{register} x; st.global.b64 [%rd1], A; ld.global.{t} x, [%rd1]; mov.b{register} D, x;}}");
+            let text = format!(
+                "{{.reg .b{register} x; st.global.b64 [%rd1], A; ld.global.{t} x, [%rd1]; mov.b{register} D, x;}}"
+            );
             check(&text, register, &[64], &[&edges(64)], |v| {
                 let cut = v[0] << (64 - bits);
                 if t.starts_with('s') { (cut as i64 >> (64 - bits)) as u64 } else { cut >> (64 - bits) }
             });
         }
     }
-    check("{.reg .f32 x; st.global.b32 [%rd1], A; ld.global.f32 x, [%rd1]; mov.b32 D, x;}", 32, &[32], &[&edges(32)], |v| v[0]);
-    check("{.reg .f64 x; st.global.b64 [%rd1], A; ld.global.f64 x, [%rd1]; mov.b64 D, x;}", 64, &[64], &[&edges(64)], |v| v[0]);
+    check(
+        "{.reg .f32 x; st.global.b32 [%rd1], A; ld.global.f32 x, [%rd1]; mov.b32 D, x;}",
+        32,
+        &[32],
+        &[&edges(32)],
+        |v| v[0],
+    );
+    check(
+        "{.reg .f64 x; st.global.b64 [%rd1], A; ld.global.f64 x, [%rd1]; mov.b64 D, x;}",
+        64,
+        &[64],
+        &[&edges(64)],
+        |v| v[0],
+    );
 }
 
 /// "st": "the low bits of the register are stored"; neighbours stay.
 #[test]
 fn stores_cut_the_register() {
     for (t, bits) in [("u8", 8u32), ("b16", 16), ("s32", 32)] {
-        let text = format!("{{.reg .b64 x; mov.b64 x, -1; st.global.b64 [%rd1], x; st.global.{t} [%rd1], A; ld.global.b64 D, [%rd1];}}");
+        let text = format!(
+            "{{.reg .b64 x; mov.b64 x, -1; st.global.b64 [%rd1], x; st.global.{t} [%rd1], A; ld.global.b64 D, [%rd1];}}"
+        );
         check(&text, 64, &[64], &[&edges(64)], |v| {
             let mask = (1u64 << bits) - 1;
             v[0] & mask | !mask
         });
     }
     // A literal is stored as its type.
-    check("{st.global.b64 [%rd1], A; st.global.u16 [%rd1+2], 513; ld.global.b64 D, [%rd1];}", 64, &[64], &[&[0]], |_| 513 << 16);
+    check(
+        "{st.global.b64 [%rd1], A; st.global.u16 [%rd1+2], 513; ld.global.b64 D, [%rd1];}",
+        64,
+        &[64],
+        &[&[0]],
+        |_| 513 << 16,
+    );
 }
 
 /// ".v2, .v4": consecutive elements; `_` takes none.
@@ -149,10 +184,14 @@ fn atomics_of_integers() {
         // The old value, then the new one in memory.
         let text = format!("{{st.global.b{bits} [%rd1], A; atom.global.{name} D, [%rd1], B;}}");
         check(&text, bits, &[bits; 2], &[&e, &e], |v| v[0]);
-        let text = format!("{{.reg .b{bits} x; st.global.b{bits} [%rd1], A; atom.global.{name} x, [%rd1], B; ld.global.b{bits} D, [%rd1];}}");
+        let text = format!(
+            "{{.reg .b{bits} x; st.global.b{bits} [%rd1], A; atom.global.{name} x, [%rd1], B; ld.global.b{bits} D, [%rd1];}}"
+        );
         check_rows(&text, bits, &[bits; 2], &rows, |v| f(v[0], v[1]));
         if !name.starts_with("exch") {
-            let text = format!("{{st.global.b{bits} [%rd1], A; red.global.{name} [%rd1], B; ld.global.b{bits} D, [%rd1];}}");
+            let text = format!(
+                "{{st.global.b{bits} [%rd1], A; red.global.{name} [%rd1], B; ld.global.b{bits} D, [%rd1];}}"
+            );
             check_rows(&text, bits, &[bits; 2], &rows, |v| f(v[0], v[1]));
         }
     }
@@ -160,12 +199,15 @@ fn atomics_of_integers() {
     for order in ["relaxed", "acquire", "release", "acq_rel"] {
         for scope in ["cta", "cluster", "gpu", "sys"] {
             for space in ["", ".global"] {
-                let text = format!("{{st.global.b32 [%rd1], A; atom.{order}.{scope}{space}.add.u32 D, [%rd1], B;}}");
+                let text =
+                    format!("{{st.global.b32 [%rd1], A; atom.{order}.{scope}{space}.add.u32 D, [%rd1], B;}}");
                 check(&text, 32, &[32; 2], &[&[5], &[6]], |_| 5);
             }
         }
         if order == "relaxed" || order == "release" {
-            let text = format!("{{st.global.b32 [%rd1], A; red.{order}.gpu.global.add.u32 [%rd1], B; ld.global.b32 D, [%rd1];}}");
+            let text = format!(
+                "{{st.global.b32 [%rd1], A; red.{order}.gpu.global.add.u32 [%rd1], B; ld.global.b32 D, [%rd1];}}"
+            );
             check(&text, 32, &[32; 2], &[&[5], &[6]], |_| 11);
         }
     }
@@ -177,26 +219,44 @@ fn atomics_of_floats() {
     let f = |x: f32| u64::from(x.to_bits());
     for kind in ["atom", "red"] {
         let op = |t: &str, bits: u32| match kind {
-            "atom" => format!("{{.reg .b{bits} x; st.global.b{bits} [%rd1], A; atom.global.add.{t} x, [%rd1], B; ld.global.b{bits} D, [%rd1];}}"),
-            _ => format!("{{st.global.b{bits} [%rd1], A; red.global.add.{t} [%rd1], B; ld.global.b{bits} D, [%rd1];}}"),
+            "atom" => format!(
+                "{{.reg .b{bits} x; st.global.b{bits} [%rd1], A; atom.global.add.{t} x, [%rd1], B; ld.global.b{bits} D, [%rd1];}}"
+            ),
+            _ => format!(
+                "{{st.global.b{bits} [%rd1], A; red.global.add.{t} [%rd1], B; ld.global.b{bits} D, [%rd1];}}"
+            ),
         };
         let e = [1.5f32, -0.1, 1e10].map(f);
-        check(&op("f32", 32), 32, &[32; 2], &[&e, &e], |v| f(f32::from_bits(v[0] as u32) + f32::from_bits(v[1] as u32)));
+        check(&op("f32", 32), 32, &[32; 2], &[&e, &e], |v| {
+            f(f32::from_bits(v[0] as u32) + f32::from_bits(v[1] as u32))
+        });
         let e = [1.5f64, -0.1, 1e100].map(f64::to_bits);
-        check(&op("f64", 64), 64, &[64; 2], &[&e, &e], |v| (f64::from_bits(v[0]) + f64::from_bits(v[1])).to_bits());
-        let h = |a: u64, b: u64| u64::from((half::f16::from_bits(a as u16) + half::f16::from_bits(b as u16)).to_bits());
-        let b = |x: u64, y: u64| u64::from((half::bf16::from_bits(x as u16) + half::bf16::from_bits(y as u16)).to_bits());
+        check(&op("f64", 64), 64, &[64; 2], &[&e, &e], |v| {
+            (f64::from_bits(v[0]) + f64::from_bits(v[1])).to_bits()
+        });
+        let h = |a: u64, b: u64| {
+            u64::from((half::f16::from_bits(a as u16) + half::f16::from_bits(b as u16)).to_bits())
+        };
+        let b = |x: u64, y: u64| {
+            u64::from((half::bf16::from_bits(x as u16) + half::bf16::from_bits(y as u16)).to_bits())
+        };
         check(&op("noftz.f16", 16), 16, &[16; 2], &[&[0x3C00, 0x0001], &[0x3555, 0x0001]], |v| h(v[0], v[1]));
         check(&op("noftz.bf16", 16), 16, &[16; 2], &[&[0x3F80, 0x4049], &[0x3EAB]], |v| b(v[0], v[1]));
-        check(&op("noftz.f16x2", 32), 32, &[32; 2], &[&[0x3C00_0001], &[0x3555_0002]], |v| h(v[0] >> 16, v[1] >> 16) << 16 | h(v[0], v[1]));
-        check(&op("noftz.bf16x2", 32), 32, &[32; 2], &[&[0x3F80_4049], &[0x3EAB_3F80]], |v| b(v[0] >> 16, v[1] >> 16) << 16 | b(v[0], v[1]));
+        check(&op("noftz.f16x2", 32), 32, &[32; 2], &[&[0x3C00_0001], &[0x3555_0002]], |v| {
+            h(v[0] >> 16, v[1] >> 16) << 16 | h(v[0], v[1])
+        });
+        check(&op("noftz.bf16x2", 32), 32, &[32; 2], &[&[0x3F80_4049], &[0x3EAB_3F80]], |v| {
+            b(v[0] >> 16, v[1] >> 16) << 16 | b(v[0], v[1])
+        });
     }
 }
 
 /// "red", "atom": each of many threads counts once, without a race.
 #[test]
 fn reductions_add_up_over_a_block() {
-    let text = kernel("mov.u32 %r0, %tid.x; red.global.add.u32 [%rd1], %r0; atom.global.max.u32 %r1, [%rd1+4], %r0; red.global.or.b32 [%rd1+8], %r0;");
+    let text = kernel(
+        "mov.u32 %r0, %tid.x; red.global.add.u32 [%rd1], %r0; atom.global.max.u32 %r1, [%rd1+4], %r0; red.global.or.b32 [%rd1+8], %r0;",
+    );
     let run = launch(&text, Options::default(), &LaunchConfig::new(3, 96), &[], 3);
     assert!(run.report.findings.is_empty(), "{}", run.report.to_text());
     assert_eq!(run.words, [3 * 95 * 96 / 2, 95, 127]);
@@ -206,7 +266,9 @@ fn reductions_add_up_over_a_block() {
 #[test]
 fn compare_and_swap() {
     for bits in [16u32, 32, 64] {
-        let text = format!("{{.reg .b{bits} x; st.global.b{bits} [%rd1], A; atom.global.cas.b{bits} x, [%rd1], B, C; ld.global.b{bits} D, [%rd1];}}");
+        let text = format!(
+            "{{.reg .b{bits} x; st.global.b{bits} [%rd1], A; atom.global.cas.b{bits} x, [%rd1], B, C; ld.global.b{bits} D, [%rd1];}}"
+        );
         check(&text, bits, &[bits; 3], &[&[1, 2], &[1, 2], &[9]], |v| if v[0] == v[1] { v[2] } else { v[0] });
         let text = format!("{{st.global.b{bits} [%rd1], A; atom.global.cas.b{bits} D, [%rd1], B, C;}}");
         check(&text, bits, &[bits; 3], &[&[1, 2], &[1, 2], &[9]], |v| v[0]);

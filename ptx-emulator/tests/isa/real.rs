@@ -60,7 +60,17 @@ fn same(found: u64) -> u64 {
 
 /// Values whose products and sums need rounding, between 2^-11 and 2^11.
 fn singles() -> Vec<u64> {
-    let values = [1.0f32, 1.0 + f32::EPSILON, 1.0 - f32::EPSILON / 2.0, 3.1415927, 1.0 / 3.0, 1000.2, 0.001, 5.5, 2.0f32.powi(-11)];
+    let values = [
+        1.0f32,
+        1.0 + f32::EPSILON,
+        1.0 - f32::EPSILON / 2.0,
+        3.1415927,
+        1.0 / 3.0,
+        1000.2,
+        0.001,
+        5.5,
+        2.0f32.powi(-11),
+    ];
     values.iter().flat_map(|x| [f(*x), f(-x)]).collect()
 }
 
@@ -77,9 +87,15 @@ fn f32_add_sub_mul_fma_in_every_rounding() {
     let n = |bits: u64| fixed(g(bits).into(), 40);
     for mode in ROUNDS {
         let single = |n: i128, scale| f(not_zero(n, round(n, scale, 24, mode), mode) as f32);
-        check(&format!("add.{mode}.f32 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| single(n(v[0]) + n(v[1]), -40));
-        check(&format!("sub.{mode}.f32 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| single(n(v[0]) - n(v[1]), -40));
-        check(&format!("mul.{mode}.f32 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| single(n(v[0]) * n(v[1]), -80));
+        check(&format!("add.{mode}.f32 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| {
+            single(n(v[0]) + n(v[1]), -40)
+        });
+        check(&format!("sub.{mode}.f32 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| {
+            single(n(v[0]) - n(v[1]), -40)
+        });
+        check(&format!("mul.{mode}.f32 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| {
+            single(n(v[0]) * n(v[1]), -80)
+        });
         check(&format!("fma.{mode}.f32 D, A, B, C;"), 32, &[32; 3], &[&e, &e, &e], |v| {
             single(n(v[0]) * n(v[1]) + (n(v[2]) << 40), -80)
         });
@@ -101,9 +117,15 @@ fn f64_add_sub_mul_fma_in_every_rounding() {
     let n = |bits: u64| fixed(f64::from_bits(bits), 54);
     for mode in ROUNDS {
         let double = |n: i128, scale| not_zero(n, round(n, scale, 53, mode), mode).to_bits();
-        check(&format!("add.{mode}.f64 D, A, B;"), 64, &[64; 2], &[&e, &e], |v| double(n(v[0]) + n(v[1]), -54));
-        check(&format!("sub.{mode}.f64 D, A, B;"), 64, &[64; 2], &[&e, &e], |v| double(n(v[0]) - n(v[1]), -54));
-        check(&format!("mul.{mode}.f64 D, A, B;"), 64, &[64; 2], &[&e, &e], |v| double(n(v[0]) * n(v[1]), -108));
+        check(&format!("add.{mode}.f64 D, A, B;"), 64, &[64; 2], &[&e, &e], |v| {
+            double(n(v[0]) + n(v[1]), -54)
+        });
+        check(&format!("sub.{mode}.f64 D, A, B;"), 64, &[64; 2], &[&e, &e], |v| {
+            double(n(v[0]) - n(v[1]), -54)
+        });
+        check(&format!("mul.{mode}.f64 D, A, B;"), 64, &[64; 2], &[&e, &e], |v| {
+            double(n(v[0]) * n(v[1]), -108)
+        });
         check(&format!("fma.{mode}.f64 D, A, B, C;"), 64, &[64; 3], &[&e, &e, &e], |v| {
             double(n(v[0]) * n(v[1]) + (n(v[2]) << 54), -108)
         });
@@ -125,7 +147,9 @@ fn f32_division_reciprocal_and_root_in_every_rounding() {
         f(round(n, -61, 24, mode) as f32)
     };
     for mode in ROUNDS {
-        check(&format!("div.{mode}.f32 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| quotient(g(v[0]), g(v[1]), mode));
+        check(&format!("div.{mode}.f32 D, A, B;"), 32, &[32; 2], &[&e, &e], |v| {
+            quotient(g(v[0]), g(v[1]), mode)
+        });
         check(&format!("rcp.{mode}.f32 D, A;"), 32, &[32], &[&e], |v| quotient(1.0, g(v[0]), mode));
         let positive: Vec<u64> = e.iter().copied().filter(|x| g(*x) > 0.0).collect();
         check(&format!("sqrt.{mode}.f32 D, A;"), 32, &[32], &[&positive], |v| {
@@ -155,15 +179,23 @@ fn f64_division_reciprocal_and_root_in_every_rounding() {
         check(&format!("div.{mode}.f64 D, A, B;"), 64, &[64; 2], &[&e, &e], |v| {
             quotient(f64::from_bits(v[0]), f64::from_bits(v[1]), mode)
         });
-        check(&format!("rcp.{mode}.f64 D, A;"), 64, &[64], &[&e], |v| quotient(1.0, f64::from_bits(v[0]), mode));
-        check(&format!("sqrt.{mode}.f64 D, A;"), 64, &[64], &[&[1f64, 2.0, 3.0, 0.7, 1.1].map(f64::to_bits)], |v| {
-            // 55 digits of the root; a rational root has few digits and leaves nothing.
-            let n = (fixed(f64::from_bits(v[0]), 54) as u128) << 56;
-            let root = n.isqrt();
-            let rest = n - root * root;
-            let (root, rest) = (root << 1 | u128::from(rest > root), rest != 0);
-            round((root << 1 | u128::from(rest)) as i128, -57, 53, mode).to_bits()
+        check(&format!("rcp.{mode}.f64 D, A;"), 64, &[64], &[&e], |v| {
+            quotient(1.0, f64::from_bits(v[0]), mode)
         });
+        check(
+            &format!("sqrt.{mode}.f64 D, A;"),
+            64,
+            &[64],
+            &[&[1f64, 2.0, 3.0, 0.7, 1.1].map(f64::to_bits)],
+            |v| {
+                // 55 digits of the root; a rational root has few digits and leaves nothing.
+                let n = (fixed(f64::from_bits(v[0]), 54) as u128) << 56;
+                let root = n.isqrt();
+                let rest = n - root * root;
+                let (root, rest) = (root << 1 | u128::from(rest > root), rest != 0);
+                round((root << 1 | u128::from(rest)) as i128, -57, 53, mode).to_bits()
+            },
+        );
     }
 }
 
@@ -194,12 +226,20 @@ fn subnormals_are_kept_and_flushed_by_ftz() {
     check("sqrt.rn.ftz.f32 D, A;", 32, &[32], &[&[f(least), f(small), f(4.0)]], |v| f(flush(g(v[0])).sqrt()));
     check("abs.ftz.f32 D, A;", 32, &[32], &[&e], |v| f(flush(g(v[0])).abs()));
     check("neg.ftz.f32 D, A;", 32, &[32], &[&e], |v| f(-flush(g(v[0]))));
-    check("min.ftz.f32 D, A, B;", 32, &[32; 2], &[&e[..7], &e[..7]], |v| f(least_of(flush(g(v[0])), flush(g(v[1])))));
-    check("max.ftz.f32 D, A, B;", 32, &[32; 2], &[&e[..7], &e[..7]], |v| f(-least_of(-flush(g(v[0])), -flush(g(v[1])))));
-    // "Subnormal numbers are supported" by f64 always.
-    check("mul.rn.f64 D, A, B;", 64, &[64; 2], &[&[f64::MIN_POSITIVE.to_bits()], &[0.5f64.to_bits()]], |_| {
-        (f64::MIN_POSITIVE * 0.5).to_bits()
+    check("min.ftz.f32 D, A, B;", 32, &[32; 2], &[&e[..7], &e[..7]], |v| {
+        f(least_of(flush(g(v[0])), flush(g(v[1]))))
     });
+    check("max.ftz.f32 D, A, B;", 32, &[32; 2], &[&e[..7], &e[..7]], |v| {
+        f(-least_of(-flush(g(v[0])), -flush(g(v[1]))))
+    });
+    // "Subnormal numbers are supported" by f64 always.
+    check(
+        "mul.rn.f64 D, A, B;",
+        64,
+        &[64; 2],
+        &[&[f64::MIN_POSITIVE.to_bits()], &[0.5f64.to_bits()]],
+        |_| (f64::MIN_POSITIVE * 0.5).to_bits(),
+    );
 }
 
 /// "min": "-0.0 < +0.0".
@@ -235,10 +275,19 @@ fn sat_clamps_to_one() {
 fn infinities_and_nan() {
     let e = [0.0f32, -0.0, 1.0, -2.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN].map(f);
     type Two = fn(f32, f32) -> f32;
-    let list: [(&str, Two); 4] =
-        [("add.f32", |a, b| a + b), ("sub.f32", |a, b| a - b), ("mul.f32", |a, b| a * b), ("div.rn.f32", |a, b| a / b)];
+    let list: [(&str, Two); 4] = [
+        ("add.f32", |a, b| a + b),
+        ("sub.f32", |a, b| a - b),
+        ("mul.f32", |a, b| a * b),
+        ("div.rn.f32", |a, b| a / b),
+    ];
     for (name, op) in list {
-        for (row, found) in product(&[&e, &e]).iter().zip(crate::support::rows(&format!("{name} D, A, B;"), 32, &[32; 2], &product(&[&e, &e]))) {
+        for (row, found) in product(&[&e, &e]).iter().zip(crate::support::rows(
+            &format!("{name} D, A, B;"),
+            32,
+            &[32; 2],
+            &product(&[&e, &e]),
+        )) {
             assert_eq!(same(found), same(f(op(g(row[0]), g(row[1])))), "{name} {row:x?}");
         }
     }
@@ -249,7 +298,9 @@ fn infinities_and_nan() {
         ("sqrt.approx.f32 D, A;", f32::sqrt),
         ("rsqrt.approx.f32 D, A;", |x| if x == 0.0 { f32::INFINITY.copysign(x) } else { 1.0 / x.sqrt() }),
     ] {
-        let list: Vec<Vec<u64>> = [0.0f32, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 4.0, 0.25, -4.0].map(|x| vec![f(x)]).to_vec();
+        let list: Vec<Vec<u64>> = [0.0f32, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 4.0, 0.25, -4.0]
+            .map(|x| vec![f(x)])
+            .to_vec();
         for (row, found) in list.iter().zip(crate::support::rows(text, 32, &[32], &list)) {
             assert_eq!(same(found), same(f(op(g(row[0])))), "{text} {row:x?}");
         }
@@ -264,9 +315,13 @@ fn overflow_by_rounding() {
         check(&format!("mul.{mode}.f32 D, A, B;"), 32, &[32; 2], &[&[f(max)], &[f(2.0), f(-2.0)]], |v| {
             f(if g(v[1]) > 0.0 { above } else { below })
         });
-        check(&format!("fma.{mode}.f32 D, A, B, C;"), 32, &[32; 3], &[&[f(max)], &[f(2.0), f(-2.0)], &[f(0.0)]], |v| {
-            f(if g(v[1]) > 0.0 { above } else { below })
-        });
+        check(
+            &format!("fma.{mode}.f32 D, A, B, C;"),
+            32,
+            &[32; 3],
+            &[&[f(max)], &[f(2.0), f(-2.0)], &[f(0.0)]],
+            |v| f(if g(v[1]) > 0.0 { above } else { below }),
+        );
     }
     // A result below the least subnormal.
     for (mode, positive) in [("rn", 0), ("rz", 0), ("rm", 0), ("rp", 1)] {
@@ -300,11 +355,18 @@ fn min_and_max() {
     });
     let e = [0.0f64, -0.0, 1.0, -1.0, f64::INFINITY, f64::NAN].map(f64::to_bits);
     for (name, sign) in [("min", 1.0), ("max", -1.0)] {
-        let list: Vec<_> = product(&[&e, &e]).into_iter().filter(|v| !v.iter().all(|x| f64::from_bits(*x).is_nan())).collect();
+        let list: Vec<_> = product(&[&e, &e])
+            .into_iter()
+            .filter(|v| !v.iter().all(|x| f64::from_bits(*x).is_nan()))
+            .collect();
         check_rows(&format!("{name}.f64 D, A, B;"), 64, &[64; 2], &list, |v| {
             let (a, b) = (f64::from_bits(v[0]), f64::from_bits(v[1]));
             let (x, y) = (a * sign, b * sign);
-            if a.is_nan() || (!b.is_nan() && (y < x || (x == y && y.is_sign_negative()))) { v[1] } else { v[0] }
+            if a.is_nan() || (!b.is_nan() && (y < x || (x == y && y.is_sign_negative()))) {
+                v[1]
+            } else {
+                v[0]
+            }
         });
     }
 }
@@ -325,7 +387,8 @@ fn abs_neg_copysign() {
 /// "testp": "as a special case, positive and negative zero are considered normal numbers".
 #[test]
 fn testp() {
-    let e = [0.0f32, -0.0, 1.0, f32::MIN_POSITIVE, f32::from_bits(1), f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let e =
+        [0.0f32, -0.0, 1.0, f32::MIN_POSITIVE, f32::from_bits(1), f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
     type Test = (&'static str, fn(f64, bool) -> bool);
     let list: [Test; 6] = [
         ("finite", |x, _| x.is_finite()),
@@ -339,7 +402,8 @@ fn testp() {
         check(&format!("testp.{name}.f32 %p0, A; selp.b32 D, 1, 0, %p0;"), 32, &[32], &[&e.map(f)], |v| {
             u64::from(test(g(v[0]).into(), g(v[0]).is_subnormal()))
         });
-        let d = [0.0f64, -1.0, f64::MIN_POSITIVE, f64::from_bits(1), f64::INFINITY, f64::NAN].map(f64::to_bits);
+        let d =
+            [0.0f64, -1.0, f64::MIN_POSITIVE, f64::from_bits(1), f64::INFINITY, f64::NAN].map(f64::to_bits);
         check(&format!("testp.{name}.f64 %p0, A; selp.b32 D, 1, 0, %p0;"), 32, &[64], &[&d], |v| {
             let x = f64::from_bits(v[0]);
             u64::from(test(x, x.is_subnormal()))
@@ -375,10 +439,26 @@ fn approximations_are_within_their_bounds() {
         ("cos.approx.f32 %f1, %f0;", f64::cos, absolute(2f64.powf(-20.5))),
         ("cos.approx.ftz.f32 %f1, %f0;", f64::cos, absolute(2f64.powf(-20.5))),
         ("tanh.approx.f32 %f1, %f0;", f64::tanh, relative(2f64.powi(-11))),
-        ("div.approx.f32 %f1, 0f40490FDB, %f0;", |x| f64::from(std::f32::consts::PI) / x, Box::new(move |y| 2.0 * ulp(y))),
-        ("div.approx.ftz.f32 %f1, 0f40490FDB, %f0;", |x| f64::from(std::f32::consts::PI) / x, Box::new(move |y| 2.0 * ulp(y))),
-        ("div.full.f32 %f1, 0f40490FDB, %f0;", |x| f64::from(std::f32::consts::PI) / x, Box::new(move |y| 2.0 * ulp(y))),
-        ("div.full.ftz.f32 %f1, 0f40490FDB, %f0;", |x| f64::from(std::f32::consts::PI) / x, Box::new(move |y| 2.0 * ulp(y))),
+        (
+            "div.approx.f32 %f1, 0f40490FDB, %f0;",
+            |x| f64::from(std::f32::consts::PI) / x,
+            Box::new(move |y| 2.0 * ulp(y)),
+        ),
+        (
+            "div.approx.ftz.f32 %f1, 0f40490FDB, %f0;",
+            |x| f64::from(std::f32::consts::PI) / x,
+            Box::new(move |y| 2.0 * ulp(y)),
+        ),
+        (
+            "div.full.f32 %f1, 0f40490FDB, %f0;",
+            |x| f64::from(std::f32::consts::PI) / x,
+            Box::new(move |y| 2.0 * ulp(y)),
+        ),
+        (
+            "div.full.ftz.f32 %f1, 0f40490FDB, %f0;",
+            |x| f64::from(std::f32::consts::PI) / x,
+            Box::new(move |y| 2.0 * ulp(y)),
+        ),
     ];
     use ApproximationMode::{Above, Below, Exact, Random};
     for (text, function, bound) in list {
@@ -390,13 +470,17 @@ fn approximations_are_within_their_bounds() {
             );
             let options = Options { approximation: Approximation { mode, seed: 3 }, ..Options::default() };
             let words: Vec<u32> = inputs.iter().map(|x| x.to_bits()).collect();
-            let Run { words, report } = launch(&kernel(&body), options, &LaunchConfig::new(1, 64), &words, 64);
+            let Run { words, report } =
+                launch(&kernel(&body), options, &LaunchConfig::new(1, 64), &words, 64);
             assert!(report.findings.is_empty());
             for (x, y) in inputs.iter().zip(words) {
                 let (exact, found) = (function(f64::from(*x)), f64::from(f32::from_bits(y)));
                 // The last bit of a result rounded to f32 is no fault of the approximation.
                 let most = bound(exact).max(0.5 * ulp(exact)) * (1.0 + 1e-9);
-                assert!((found - exact).abs() <= most, "{text} {mode:?} of {x}: {found}, not {exact} ± {most:e}");
+                assert!(
+                    (found - exact).abs() <= most,
+                    "{text} {mode:?} of {x}: {found}, not {exact} ± {most:e}"
+                );
                 moved |= found != f64::from(exact as f32);
             }
         }
@@ -414,9 +498,15 @@ fn approximations_at_their_special_values() {
         }
     };
     let (inf, nan, sub) = (f32::INFINITY, f32::NAN, f32::from_bits(0x0040_0000));
-    table("ex2.approx.f32 D, A;", &[(-inf, 0.0), (inf, inf), (0.0, 1.0), (-0.0, 1.0), (nan, nan), (3.0, 8.0)]);
+    table(
+        "ex2.approx.f32 D, A;",
+        &[(-inf, 0.0), (inf, inf), (0.0, 1.0), (-0.0, 1.0), (nan, nan), (3.0, 8.0)],
+    );
     table("ex2.approx.ftz.f32 D, A;", &[(-127.0, 0.0), (sub, 1.0), (-inf, 0.0), (inf, inf), (nan, nan)]);
-    table("lg2.approx.f32 D, A;", &[(0.0, -inf), (-0.0, -inf), (inf, inf), (-1.0, nan), (nan, nan), (8.0, 3.0)]);
+    table(
+        "lg2.approx.f32 D, A;",
+        &[(0.0, -inf), (-0.0, -inf), (inf, inf), (-1.0, nan), (nan, nan), (8.0, 3.0)],
+    );
     table("lg2.approx.ftz.f32 D, A;", &[(sub, -inf)]);
     table("rcp.approx.ftz.f32 D, A;", &[(sub, inf), (-sub, -inf), (inf, 0.0), (-inf, -0.0), (nan, nan)]);
     table("rsqrt.approx.ftz.f32 D, A;", &[(sub, inf), (-sub, -inf), (inf, 0.0), (-1.0, nan)]);

@@ -19,7 +19,13 @@ fn form(i: &Instruction) -> String {
         Op::Load(a) => format!("Load {:?} {:?} {:?}", a.space, a.ty, a.order),
         Op::Store(a) => format!("Store {:?} {:?} {:?}", a.space, a.ty, a.order),
         Op::Atom { op, access, returns } => {
-            format!("{} {op:?} {:?} {:?} {:?}", if *returns { "Atom" } else { "Red" }, access.space, access.ty, access.order)
+            format!(
+                "{} {op:?} {:?} {:?} {:?}",
+                if *returns { "Atom" } else { "Red" },
+                access.space,
+                access.ty,
+                access.order
+            )
         }
         Op::Branch { uniform, .. } => format!("Branch uniform {uniform}"),
         Op::BranchIndexed(_) => "BranchIndexed".into(),
@@ -66,7 +72,8 @@ pub struct Run {
 pub fn launch(text: &str, options: Options, config: &LaunchConfig, input: &[u32], out: usize) -> Run {
     let device = Device::new(Gpu::a100(), options);
     let memory = device.memory();
-    let (p, q) = (memory.alloc(input.len().max(1) as u64 * 4).unwrap(), memory.alloc(out as u64 * 4).unwrap());
+    let (p, q) =
+        (memory.alloc(input.len().max(1) as u64 * 4).unwrap(), memory.alloc(out as u64 * 4).unwrap());
     memory.write(p, &input.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>()).unwrap();
     memory.fill(q, out as u64 * 4, 0).unwrap();
     let loaded = device.load(&module(text)).unwrap();
@@ -104,7 +111,9 @@ pub fn rows(instruction: &str, result: u32, bits: &[u32], rows: &[Vec<u64>]) -> 
         text += &format!(".reg .b{result} %res;\n{line}\nst.global.b{result} [%rd1], %res;\nret;\n}}\n");
         let input: Vec<u32> = rows
             .iter()
-            .flat_map(|r| (0..4).flat_map(|k| [*r.get(k).unwrap_or(&0) as u32, (r.get(k).unwrap_or(&0) >> 32) as u32]))
+            .flat_map(|r| {
+                (0..4).flat_map(|k| [*r.get(k).unwrap_or(&0) as u32, (r.get(k).unwrap_or(&0) >> 32) as u32])
+            })
             .collect();
         let config = LaunchConfig::new(1, rows.len() as u32);
         let run = launch(&text, Options::default(), &config, &input, rows.len() * 2);
@@ -122,12 +131,24 @@ pub fn product(lists: &[&[u64]]) -> Vec<Vec<u64>> {
 }
 
 /// Runs on every combination and compares with `expected`.
-pub fn check(instruction: &str, result: u32, bits: &[u32], lists: &[&[u64]], expected: impl Fn(&[u64]) -> u64) {
+pub fn check(
+    instruction: &str,
+    result: u32,
+    bits: &[u32],
+    lists: &[&[u64]],
+    expected: impl Fn(&[u64]) -> u64,
+) {
     check_rows(instruction, result, bits, &product(lists), expected);
 }
 
 /// Runs on every row and compares with `expected`.
-pub fn check_rows(instruction: &str, result: u32, bits: &[u32], list: &[Vec<u64>], expected: impl Fn(&[u64]) -> u64) {
+pub fn check_rows(
+    instruction: &str,
+    result: u32,
+    bits: &[u32],
+    list: &[Vec<u64>],
+    expected: impl Fn(&[u64]) -> u64,
+) {
     let keep = if result == 64 { u64::MAX } else { (1 << result) - 1 };
     for (row, found) in list.iter().zip(rows(instruction, result, bits, list)) {
         let (expected, found) = (expected(row) & keep, found & keep);

@@ -25,7 +25,13 @@ fn orders() -> [Options; 3] {
 /// Whether a body leaves a finding of this kind under each order.
 fn finds(body: &str, threads: u32, kind: FindingKind) -> bool {
     orders().into_iter().all(|options| {
-        let run = launch(&kernel(body), options, &LaunchConfig::new(1, threads), &(0..256).collect::<Vec<_>>(), 256);
+        let run = launch(
+            &kernel(body),
+            options,
+            &LaunchConfig::new(1, threads),
+            &(0..256).collect::<Vec<_>>(),
+            256,
+        );
         run.report.findings.iter().any(|f| f.kind == kind)
     })
 }
@@ -34,7 +40,13 @@ fn finds(body: &str, threads: u32, kind: FindingKind) -> bool {
 fn clean(body: &str, threads: u32, out: usize) -> Vec<u32> {
     let mut first = Vec::new();
     for options in orders() {
-        let run = launch(&kernel(body), options, &LaunchConfig::new(1, threads), &(0..256).collect::<Vec<_>>(), out);
+        let run = launch(
+            &kernel(body),
+            options,
+            &LaunchConfig::new(1, threads),
+            &(0..256).collect::<Vec<_>>(),
+            out,
+        );
         assert!(run.report.findings.is_empty(), "{body}: {}", run.report.to_text());
         if first.is_empty() {
             first.clone_from(&run.words);
@@ -56,11 +68,21 @@ fn exchange(between: &str) -> String {
 /// "bar.sync: all threads wait; accesses before it are performed for all of the block".
 #[test]
 fn bar_sync_orders_a_block() {
-    for text in ["bar.sync 0;", "barrier.sync.aligned 0;", "barrier.sync 0;", "barrier.cta.sync.aligned 0;", "bar.cta.sync 0;", "bar.sync 5, 128;", "mov.u32 %r9, 3; bar.sync %r9;"] {
+    for text in [
+        "bar.sync 0;",
+        "barrier.sync.aligned 0;",
+        "barrier.sync 0;",
+        "barrier.cta.sync.aligned 0;",
+        "bar.cta.sync 0;",
+        "bar.sync 5, 128;",
+        "mov.u32 %r9, 3; bar.sync %r9;",
+    ] {
         let out = clean(&exchange(text), 128, 128);
         assert!((0..128).all(|t| out[t as usize] == (t + 32) & 127), "{text}");
     }
-    assert!(finds(&exchange(""), 128, FindingKind::Race) || finds(&exchange(""), 128, FindingKind::Uninitialised));
+    assert!(
+        finds(&exchange(""), 128, FindingKind::Race) || finds(&exchange(""), 128, FindingKind::Uninitialised)
+    );
 }
 
 /// "bar.arrive does not cause the executing thread to wait".
@@ -136,7 +158,14 @@ fn fences_order_what_flags_announce() {
         )
     };
     let run = |body: &str, options| launch(&kernel(body), options, &LaunchConfig::new(2, 1), &[], 3);
-    for fence in ["fence.acq_rel.gpu;", "fence.sc.gpu;", "fence.acq_rel.sys;", "fence.sc.sys;", "membar.gl;", "membar.sys;"] {
+    for fence in [
+        "fence.acq_rel.gpu;",
+        "fence.sc.gpu;",
+        "fence.acq_rel.sys;",
+        "fence.sc.sys;",
+        "membar.gl;",
+        "membar.sys;",
+    ] {
         for options in orders() {
             let run = run(&body(fence), options);
             assert!(run.report.findings.is_empty(), "{fence} {}", run.report.to_text());
@@ -145,11 +174,14 @@ fn fences_order_what_flags_announce() {
     }
     // Without one, or with one that does not reach the other block, a race.
     for fence in ["", "fence.acq_rel.cta;", "membar.cta;"] {
-        let found = orders().into_iter().all(|o| run(&body(fence), o).report.findings.iter().any(|f| f.kind == FindingKind::Race));
+        let found = orders()
+            .into_iter()
+            .all(|o| run(&body(fence), o).report.findings.iter().any(|f| f.kind == FindingKind::Race));
         assert!(found, "'{fence}'");
     }
     // Release and acquire in the accesses themselves.
-    let text = body("").replace("st.relaxed.gpu", "st.release.gpu").replace("ld.relaxed.gpu", "ld.acquire.gpu");
+    let text =
+        body("").replace("st.relaxed.gpu", "st.release.gpu").replace("ld.relaxed.gpu", "ld.acquire.gpu");
     for options in orders() {
         assert!(run(&text, options).report.findings.is_empty());
     }
@@ -181,9 +213,18 @@ fn cp_async_of_each_size() {
         ("cp.async.cg.shared.global [%r3], [%rd3], 16;", 16),
         ("cp.async.cg.shared::cta.global.L2::128B [%r3], [%rd3], 16;", 16),
     ] {
-        assert_eq!(clean(&copy(text, bytes, all), 32, 32), (0..32).map(|t| t * bytes / 4).collect::<Vec<_>>(), "{text}");
+        assert_eq!(
+            clean(&copy(text, bytes, all), 32, 32),
+            (0..32).map(|t| t * bytes / 4).collect::<Vec<_>>(),
+            "{text}"
+        );
         // Reading before the wait is found, whether or not the group was committed.
-        for after in ["", "cp.async.commit_group;", "cp.async.wait_group 0;", "cp.async.commit_group; cp.async.wait_group 1;"] {
+        for after in [
+            "",
+            "cp.async.commit_group;",
+            "cp.async.wait_group 0;",
+            "cp.async.commit_group; cp.async.wait_group 1;",
+        ] {
             assert!(finds(&copy(text, bytes, after), 32, FindingKind::InFlight), "{text} {after}");
         }
     }
@@ -198,12 +239,16 @@ fn cp_async_fills_with_zeros() {
         let body = copy(&text, 16, all).replace("ld.shared.u32 %r5, [%r3];", "ld.shared.u32 %r5, [%r3+4]; ld.shared.u32 %r6, [%r3+12]; shl.b32 %r6, %r6, 16; or.b32 %r5, %r5, %r6;");
         let out = clean(&body, 32, 32);
         for t in 0..32 {
-            let (second, fourth) = (if size >= 8 { t * 4 + 1 } else { 0 }, if size >= 16 { t * 4 + 3 } else { 0 });
+            let (second, fourth) =
+                (if size >= 8 { t * 4 + 1 } else { 0 }, if size >= 16 { t * 4 + 3 } else { 0 });
             assert_eq!(out[t as usize], second | fourth << 16, "{size}");
         }
     }
     let text = "setp.lt.u32 %p0, %r0, 10; cp.async.ca.shared.global [%r3], [%rd3], 4, %p0;";
-    assert_eq!(clean(&copy(text, 4, all), 32, 32), (0..32).map(|t| if t < 10 { 0 } else { t }).collect::<Vec<_>>());
+    assert_eq!(
+        clean(&copy(text, 4, all), 32, 32),
+        (0..32).map(|t| if t < 10 { 0 } else { t }).collect::<Vec<_>>()
+    );
     // No byte is read, so the address may be anything.
     let text = "mov.u32 %r9, 0; cp.async.cg.shared.global [%r3], [%rd3+1048576], 16, %r9;";
     assert_eq!(clean(&copy(text, 16, all), 32, 32), [0; 32]);
@@ -255,7 +300,14 @@ fn cp_async_belongs_to_the_thread() {
 /// "barrier.cluster.arrive, .wait"; "mapa", "getctarank": shared memory of a neighbour.
 #[test]
 fn cluster_barriers() {
-    for (arrive, wait) in [("barrier.cluster.arrive;", "barrier.cluster.wait;"), ("barrier.cluster.arrive.release.aligned;", "barrier.cluster.wait.acquire.aligned;"), ("fence.acq_rel.cluster; barrier.cluster.arrive.relaxed;", "barrier.cluster.wait; fence.acq_rel.cluster;")] {
+    for (arrive, wait) in [
+        ("barrier.cluster.arrive;", "barrier.cluster.wait;"),
+        ("barrier.cluster.arrive.release.aligned;", "barrier.cluster.wait.acquire.aligned;"),
+        (
+            "fence.acq_rel.cluster; barrier.cluster.arrive.relaxed;",
+            "barrier.cluster.wait; fence.acq_rel.cluster;",
+        ),
+    ] {
         let text = format!(
             "{HEAD}.visible .entry k(.param .u64 p, .param .u64 q) {{ .reg .b32 %r<8>; .reg .b64 %rd<8>; .reg .pred %p<2>; .shared .align 4 .b8 s[4];\n\
              ld.param.u64 %rd1, [q]; mov.u32 %r0, %cluster_ctarank; add.u32 %r1, %r0, 50; st.shared.u32 [s], %r1; {arrive} {wait}\n\
@@ -269,12 +321,12 @@ fn cluster_barriers() {
         let at = device.memory().alloc(24).unwrap();
         let loaded = device.load(&crate::support::module(&text)).unwrap();
         let config = LaunchConfig { cluster: [2, 1, 1], ..LaunchConfig::new(2, 1) };
-        let report = device.launch(&loaded, "k", &config, &[at.to_le_bytes(), at.to_le_bytes()].concat()).unwrap();
+        let report =
+            device.launch(&loaded, "k", &config, &[at.to_le_bytes(), at.to_le_bytes()].concat()).unwrap();
         assert!(report.findings.is_empty(), "{arrive} {}", report.to_text());
         let mut bytes = [0; 24];
         device.memory().read(at, &mut bytes).unwrap();
         let words: Vec<u32> = bytes.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
         assert_eq!(words, [51, 1, 50, 0, 52, 50], "{arrive}");
     }
-
 }

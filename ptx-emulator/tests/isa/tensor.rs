@@ -48,14 +48,18 @@ fn product(k: usize, row: usize, column: usize) -> f32 {
 
 /// Packs elements of `bits` bits into words, the first lowest.
 fn pack(elements: &[u32], bits: usize) -> Vec<u32> {
-    elements.chunks(32 / bits).map(|part| part.iter().rev().fold(0u64, |w, e| w << bits | u64::from(*e)) as u32).collect()
+    elements
+        .chunks(32 / bits)
+        .map(|part| part.iter().rev().fold(0u64, |w, e| w << bits | u64::from(*e)) as u32)
+        .collect()
 }
 
 /// Runs `op`, whose text has `D`, `A`, `B` and `C` for fragments, on words of each lane; gives the `nd` words of each.
 fn run(op: &str, words: &[[Vec<u32>; 3]], nd: usize, options: Options) -> Vec<Vec<u32>> {
     let counts: Vec<usize> = words[0].iter().map(Vec::len).collect();
     let total: usize = counts.iter().sum();
-    let mut text = format!("mov.u32 %r60, %laneid; mul.wide.u32 %rd2, %r60, {}; add.s64 %rd3, %rd0, %rd2;\n", total * 4);
+    let mut text =
+        format!("mov.u32 %r60, %laneid; mul.wide.u32 %rd2, %r60, {}; add.s64 %rd3, %rd0, %rd2;\n", total * 4);
     (0..total).for_each(|k| text += &format!("ld.global.u32 %r{k}, [%rd3+{}];\n", 4 * k));
     let list = |from: usize, n: usize| {
         let names: Vec<_> = (from..from + n).map(|k| format!("%r{k}")).collect();
@@ -75,12 +79,24 @@ fn run(op: &str, words: &[[Vec<u32>; 3]], nd: usize, options: Options) -> Vec<Ve
 }
 
 /// Fragments of the test matrices, with elements as `ea`, `eb` and `ec` write them.
-fn fragments(shape: &Shape, bits: usize, ea: impl Fn(f32) -> u32, eb: impl Fn(f32) -> u32, ec: impl Fn(f32) -> u32, c_bits: usize) -> Vec<[Vec<u32>; 3]> {
+fn fragments(
+    shape: &Shape,
+    bits: usize,
+    ea: impl Fn(f32) -> u32,
+    eb: impl Fn(f32) -> u32,
+    ec: impl Fn(f32) -> u32,
+    c_bits: usize,
+) -> Vec<[Vec<u32>; 3]> {
     (0..32)
         .map(|lane| {
             let (g, t) = (lane >> 2, lane % 4);
             let list = |n: usize, place: Place, value: &dyn Fn(usize, usize) -> u32| -> Vec<u32> {
-                (0..n).map(|i| { let (r, c) = place(g, t, i); value(r, c) }).collect()
+                (0..n)
+                    .map(|i| {
+                        let (r, c) = place(g, t, i);
+                        value(r, c)
+                    })
+                    .collect()
             };
             [
                 pack(&list(shape.a.0, shape.a.1, &|r, k| ea(a(r, k))), bits),
@@ -96,11 +112,21 @@ fn fragments(shape: &Shape, bits: usize, ea: impl Fn(f32) -> u32, eb: impl Fn(f3
 #[test]
 fn mma_of_f16_and_bf16() {
     let shapes = [
-        Shape { name: "m16n8k8", k: 8, a: (4, |g, t, i| (if i < 2 { g } else { g + 8 }, t * 2 + (i & 1))), b: (2, |g, t, i| (t * 2 + i, g)) },
+        Shape {
+            name: "m16n8k8",
+            k: 8,
+            a: (4, |g, t, i| (if i < 2 { g } else { g + 8 }, t * 2 + (i & 1))),
+            b: (2, |g, t, i| (t * 2 + i, g)),
+        },
         Shape {
             name: "m16n8k16",
             k: 16,
-            a: (8, |g, t, i| (if i < 2 || (4..6).contains(&i) { g } else { g + 8 }, t * 2 + (i & 1) + if i < 4 { 0 } else { 8 })),
+            a: (8, |g, t, i| {
+                (
+                    if i < 2 || (4..6).contains(&i) { g } else { g + 8 },
+                    t * 2 + (i & 1) + if i < 4 { 0 } else { 8 },
+                )
+            }),
             b: (4, |g, t, i| (t * 2 + (i & 1) + if i < 2 { 0 } else { 8 }, g)),
         },
     ];
@@ -116,7 +142,11 @@ fn mma_of_f16_and_bf16() {
                     for (i, word) in words.iter().enumerate() {
                         let (row, column) = accumulator(lane >> 2, lane % 4, i);
                         // Small integers: every order of summation is exact.
-                        assert_eq!(f32::from_bits(*word), product(shape.k, row, column), "{op} lane {lane} c{i}");
+                        assert_eq!(
+                            f32::from_bits(*word),
+                            product(shape.k, row, column),
+                            "{op} lane {lane} c{i}"
+                        );
                     }
                 }
             }
@@ -148,7 +178,12 @@ fn mma_of_tf32() {
     ];
     for shape in &shapes {
         let op = format!("mma.sync.aligned.{}.row.col.f32.tf32.tf32.f32 D, A, B, C;", shape.name);
-        let found = run(&op, &fragments(shape, 32, f32::to_bits, f32::to_bits, f32::to_bits, 32), 4, Options::default());
+        let found = run(
+            &op,
+            &fragments(shape, 32, f32::to_bits, f32::to_bits, f32::to_bits, 32),
+            4,
+            Options::default(),
+        );
         for (lane, words) in found.iter().enumerate() {
             for (i, word) in words.iter().enumerate() {
                 let (row, column) = accumulator(lane >> 2, lane % 4, i);
@@ -168,7 +203,12 @@ const BYTES: [Shape; 2] = [
     Shape {
         name: "m16n8k32",
         k: 32,
-        a: (16, |g, t, i| (if i < 4 || (8..12).contains(&i) { g } else { g + 8 }, t * 4 + (i & 3) + if i < 8 { 0 } else { 16 })),
+        a: (16, |g, t, i| {
+            (
+                if i < 4 || (8..12).contains(&i) { g } else { g + 8 },
+                t * 4 + (i & 3) + if i < 8 { 0 } else { 16 },
+            )
+        }),
         b: (8, |g, t, i| (t * 4 + (i & 3) + if i < 4 { 0 } else { 16 }, g)),
     },
 ];
@@ -181,12 +221,21 @@ fn mma_of_bytes() {
             let encode = |x: f32| x as i32 as u32 & 0xFF;
             let value = |t: &str, x: f32| if t == "s8" { x as i32 } else { x as i32 & 0xFF };
             for saturate in ["", ".satfinite"] {
-                let op = format!("mma.sync.aligned.{}.row.col{saturate}.s32.{ta}.{tb}.s32 D, A, B, C;", shape.name);
-                let found = run(&op, &fragments(shape, 8, encode, encode, |x| x as i32 as u32, 32), 4, Options::default());
+                let op = format!(
+                    "mma.sync.aligned.{}.row.col{saturate}.s32.{ta}.{tb}.s32 D, A, B, C;",
+                    shape.name
+                );
+                let found = run(
+                    &op,
+                    &fragments(shape, 8, encode, encode, |x| x as i32 as u32, 32),
+                    4,
+                    Options::default(),
+                );
                 for (lane, words) in found.iter().enumerate() {
                     for (i, word) in words.iter().enumerate() {
                         let (row, column) = accumulator(lane >> 2, lane % 4, i);
-                        let sum: i32 = (0..shape.k).map(|j| value(ta, a(row, j)) * value(tb, b(j, column))).sum();
+                        let sum: i32 =
+                            (0..shape.k).map(|j| value(ta, a(row, j)) * value(tb, b(j, column))).sum();
                         assert_eq!(*word as i32, c(row, column) as i32 + sum, "{op} lane {lane} c{i}");
                     }
                 }
@@ -202,14 +251,22 @@ fn mma_of_bytes_saturates_when_asked() {
     for (saturate, expected) in [(".satfinite", i32::MAX), ("", i32::MIN + 16 * 127 * 127 - 1)] {
         let op = format!("mma.sync.aligned.{}.row.col{saturate}.s32.s8.s8.s32 D, A, B, C;", shape.name);
         let words = fragments(shape, 8, |_| 127, |_| 127, |_| i32::MAX as u32, 32);
-        assert!(run(&op, &words, 4, Options::default()).iter().flatten().all(|x| *x as i32 == expected), "{op}");
+        assert!(
+            run(&op, &words, 4, Options::default()).iter().flatten().all(|x| *x as i32 == expected),
+            "{op}"
+        );
     }
 }
 
 /// An f16 accumulator holds f16: 2048 + 1 is 2048 in it, and 2049 in f32.
 #[test]
 fn mma_rounds_to_f16_where_the_accumulator_is_f16() {
-    let shape = Shape { name: "m16n8k8", k: 8, a: (4, |g, t, i| (if i < 2 { g } else { g + 8 }, t * 2 + (i & 1))), b: (2, |g, t, i| (t * 2 + i, g)) };
+    let shape = Shape {
+        name: "m16n8k8",
+        k: 8,
+        a: (4, |g, t, i| (if i < 2 { g } else { g + 8 }, t * 2 + (i & 1))),
+        b: (2, |g, t, i| (t * 2 + i, g)),
+    };
     let one = |_: f32| 0x3000u32; // 1/8: eight products of 1/8 and 1 make 1
     let op = "mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 D, A, B, C;";
     let found = run(op, &fragments(&shape, 16, one, |_| 0x3C00, |_| 0x6800, 16), 2, Options::default());
@@ -235,7 +292,10 @@ fn ldmatrix() {
                 let mut body = rows();
                 body += "ld.global.v4.u32 {%r4,%r5,%r6,%r7}, [%rd3]; st.shared.v4.u32 [%r52], {%r4,%r5,%r6,%r7}; bar.sync 0;\n";
                 body += "mov.u32 %r0, 0; mov.u32 %r1, 0; mov.u32 %r2, 0; mov.u32 %r3, 0;\n";
-                body += &format!("ldmatrix.sync.aligned.m8n8.x{count}{trans}.{space}.b16 {{{}}}, [%r52];\n", list.join(","));
+                body += &format!(
+                    "ldmatrix.sync.aligned.m8n8.x{count}{trans}.{space}.b16 {{{}}}, [%r52];\n",
+                    list.join(",")
+                );
                 body += "st.global.v4.u32 [%rd5], {%r0,%r1,%r2,%r3};";
                 let out = block(&body, 32, &input, 128);
                 for lane in 0..32u32 {
@@ -245,7 +305,11 @@ fn ldmatrix() {
                             let (r, c) = if trans.is_empty() { (r, c) } else { (c, r) };
                             (8 * m + r) * 8 + c
                         };
-                        assert_eq!(out[(lane * 4 + m) as usize], element(0) | element(1) << 16, "x{count}{trans} lane {lane} matrix {m}");
+                        assert_eq!(
+                            out[(lane * 4 + m) as usize],
+                            element(0) | element(1) << 16,
+                            "x{count}{trans} lane {lane} matrix {m}"
+                        );
                     }
                 }
             }
@@ -262,10 +326,16 @@ fn stmatrix() {
             let mut body = rows();
             // Half h of matrix m of lane l is 256 m + 2 l + h.
             for m in 0..4 {
-                body += &format!("mad.lo.u32 %r{m}, %r60, 2, {}; add.u32 %r53, %r{m}, 1; shl.b32 %r53, %r53, 16; or.b32 %r{m}, %r{m}, %r53;\n", 256 * m);
+                body += &format!(
+                    "mad.lo.u32 %r{m}, %r60, 2, {}; add.u32 %r53, %r{m}, 1; shl.b32 %r53, %r53, 16; or.b32 %r{m}, %r{m}, %r53;\n",
+                    256 * m
+                );
             }
             body += "mov.u32 %r8, 0; st.shared.v4.u32 [%r52], {%r8,%r8,%r8,%r8}; bar.sync 0;\n";
-            body += &format!("stmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 [%r52], {{{}}};\nbar.sync 0;\n", list.join(","));
+            body += &format!(
+                "stmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 [%r52], {{{}}};\nbar.sync 0;\n",
+                list.join(",")
+            );
             body += "ld.shared.v4.u32 {%r4,%r5,%r6,%r7}, [%r52]; st.global.v4.u32 [%rd5], {%r4,%r5,%r6,%r7};";
             let text = kernel(&body).replace(".target sm_80", ".target sm_90");
             let device = ptx_emulator::Device::new(ptx_emulator::Gpu::h100(), Options::default());
@@ -282,7 +352,11 @@ fn stmatrix() {
                         let (row, column) = if trans.is_empty() { (r, c) } else { (c, r) };
                         let expected = 256 * m + 2 * (row * 4 + column / 2) + column % 2;
                         let at = ((8 * m + r) * 16 + 2 * c) as usize;
-                        assert_eq!(u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]])), expected, "x{count}{trans} matrix {m} row {r} column {c}");
+                        assert_eq!(
+                            u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]])),
+                            expected,
+                            "x{count}{trans} matrix {m} row {r} column {c}"
+                        );
                     }
                 }
             }

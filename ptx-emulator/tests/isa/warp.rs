@@ -17,7 +17,9 @@ pub const ALL: &[fn()] = &[
 
 /// Values that lanes hold, some of them equal.
 fn values() -> Vec<u32> {
-    (0..32u32).map(|l| if l % 5 == 0 { 77 } else { l.wrapping_mul(2_654_435_761) ^ (0x8000_0000 * (l & 1)) }).collect()
+    (0..32u32)
+        .map(|l| if l % 5 == 0 { 77 } else { l.wrapping_mul(2_654_435_761) ^ (0x8000_0000 * (l & 1)) })
+        .collect()
 }
 
 /// A warp that loads its value into %r1, runs `body`, and stores %r2 and %r3.
@@ -36,7 +38,9 @@ fn shfl_in_each_mode_for_every_clamp_and_segment() {
     for mode in ["up", "down", "bfly", "idx"] {
         for b in [0i32, 1, 3, 8, 16, 31] {
             for c in [0u32, 31, 7, 0x1F00, 0x181F, 0x1C07, 0x1800, 0x100F] {
-                let found = warp(&format!("shfl.sync.{mode}.b32 %r2|%p0, %r1, {b}, {c}, -1; selp.u32 %r3, 1, 0, %p0;"));
+                let found = warp(&format!(
+                    "shfl.sync.{mode}.b32 %r2|%p0, %r1, {b}, {c}, -1; selp.u32 %r3, 1, 0, %p0;"
+                ));
                 for lane in 0..32i32 {
                     let (clamp, mask) = ((c & 31) as i32, (c >> 8 & 31) as i32);
                     let (max, min) = ((lane & mask) | (clamp & !mask), lane & mask);
@@ -47,13 +51,19 @@ fn shfl_in_each_mode_for_every_clamp_and_segment() {
                         _ => (min | (b & !mask), (min | (b & !mask)) <= max),
                     };
                     let from = if p { j } else { lane } as usize;
-                    assert_eq!(found[lane as usize], [values()[from], u32::from(p)], "shfl.{mode} {b} {c:#x} lane {lane}");
+                    assert_eq!(
+                        found[lane as usize],
+                        [values()[from], u32::from(p)],
+                        "shfl.{mode} {b} {c:#x} lane {lane}"
+                    );
                 }
             }
         }
     }
     // Without the predicate; with b and c in registers that differ by lane.
-    let found = warp("mov.u32 %r4, 31; sub.u32 %r4, %r4, %r0; mov.u32 %r5, 31; shfl.sync.idx.b32 %r2, %r1, %r4, %r5, -1;");
+    let found = warp(
+        "mov.u32 %r4, 31; sub.u32 %r4, %r4, %r0; mov.u32 %r5, 31; shfl.sync.idx.b32 %r2, %r1, %r4, %r5, -1;",
+    );
     assert!((0..32).all(|l| found[l][0] == values()[31 - l]));
 }
 
@@ -79,7 +89,11 @@ fn a_lane_outside_the_mask_is_found() {
     ] {
         let text = kernel(&format!("mov.u32 %r0, %laneid; mov.u32 %r1, 5; setp.ne.u32 %p0, %r0, 3; {body}"));
         let run = launch(&text, Options::default(), &LaunchConfig::new(1, 32), &[], 1);
-        assert!(run.report.findings.iter().any(|f| f.kind == FindingKind::Shuffle), "{body}: {}", run.report.to_text());
+        assert!(
+            run.report.findings.iter().any(|f| f.kind == FindingKind::Shuffle),
+            "{body}: {}",
+            run.report.to_text()
+        );
     }
 }
 
@@ -92,8 +106,9 @@ fn vote() {
         let votes: Vec<bool> = (0..32).map(p).collect();
         let (all, any) = (votes.iter().all(|x| *x), votes.iter().any(|x| *x));
         for (mode, expected) in [("all", all), ("any", any), ("uni", all || !any)] {
-            let found =
-                warp(&format!("setp.lt.u32 %p0, %r0, {limit}; vote.sync.{mode}.pred %p1, {bang}%p0, -1; selp.u32 %r2, 1, 0, %p1;"));
+            let found = warp(&format!(
+                "setp.lt.u32 %p0, %r0, {limit}; vote.sync.{mode}.pred %p1, {bang}%p0, -1; selp.u32 %r2, 1, 0, %p1;"
+            ));
             assert!(found.iter().all(|x| x[0] == u32::from(expected)), "vote.{mode} {limit} {negate}");
         }
         let ballot = (0..32).fold(0u32, |m, l| m | u32::from(p(l)) << l);
@@ -115,9 +130,13 @@ fn match_any_and_all() {
     let found = warp("mov.b64 %rd4, {%r1, %r1}; match.any.sync.b64 %r2, %rd4, -1;");
     assert!((0..32).all(|l| found[l][0] == same(l)));
     for (value, expected) in [("%r1", [0, 0]), ("5", [u32::MAX, 1])] {
-        let found = warp(&format!("mov.u32 %r4, {value}; match.all.sync.b32 %r2|%p0, %r4, -1; selp.u32 %r3, 1, 0, %p0;"));
+        let found = warp(&format!(
+            "mov.u32 %r4, {value}; match.all.sync.b32 %r2|%p0, %r4, -1; selp.u32 %r3, 1, 0, %p0;"
+        ));
         assert!(found.iter().all(|x| *x == expected), "match.all of {value}");
-        let found = warp(&format!("mov.u32 %r4, {value}; mov.b64 %rd4, {{%r4, %r4}}; match.all.sync.b64 %r2|%p0, %rd4, -1; selp.u32 %r3, 1, 0, %p0;"));
+        let found = warp(&format!(
+            "mov.u32 %r4, {value}; mov.b64 %rd4, {{%r4, %r4}}; match.all.sync.b64 %r2|%p0, %rd4, -1; selp.u32 %r3, 1, 0, %p0;"
+        ));
         assert!(found.iter().all(|x| *x == expected), "match.all of {value}");
     }
 }
@@ -125,7 +144,8 @@ fn match_any_and_all() {
 /// "activemask.b32 d: bit l is set if lane l is active here".
 #[test]
 fn activemask_is_of_those_who_are_here() {
-    let found = warp("setp.lt.u32 %p0, %r0, 10; @%p0 bra L; activemask.b32 %r2; bra M; L: activemask.b32 %r3; M:");
+    let found =
+        warp("setp.lt.u32 %p0, %r0, 10; @%p0 bra L; activemask.b32 %r2; bra M; L: activemask.b32 %r3; M:");
     for (lane, found) in found.iter().enumerate() {
         assert_eq!(*found, if lane < 10 { [0, 0x3FF] } else { [!0x3FF, 0] });
     }
@@ -148,7 +168,10 @@ fn redux() {
         ("xor.b32", v.iter().fold(0, |a, x| a ^ x)),
     ];
     for (name, expected) in list {
-        assert!(warp(&format!("redux.sync.{name} %r2, %r1, -1;")).iter().all(|x| x[0] == expected), "redux.{name}");
+        assert!(
+            warp(&format!("redux.sync.{name} %r2, %r1, -1;")).iter().all(|x| x[0] == expected),
+            "redux.{name}"
+        );
     }
     let found = warp("setp.lt.u32 %p0, %r0, 4; @!%p0 bra L; redux.sync.add.u32 %r2, 1, 15; L:");
     assert!((0..32).all(|l| found[l][0] == if l < 4 { 4 } else { 0 }));
