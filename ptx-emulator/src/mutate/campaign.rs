@@ -15,12 +15,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
+/// What a case runs.
+pub type Test<'a> = Box<dyn Fn(&Arc<Rig>) + Sync + Send + 'a>;
+
 /// A test: does its work through the rig, and panics (with a [`Caught`], or by an assertion) where something is wrong.
 pub struct Case<'a> {
     /// Its name in ids of host mutants.
     pub name: &'a str,
     /// The test.
-    pub run: Box<dyn Fn(&Arc<Rig>) + Sync + Send + 'a>,
+    pub run: Test<'a>,
 }
 
 /// A kernel and the tests that run it. Put those first that are cheap and find much.
