@@ -37,6 +37,7 @@ pub fn run(common: &args::Common, args: args::Decode) -> Result<()> {
         true => Mode::Diffuse,
         false => Mode::Render,
     });
+    job.needs_decoding(mode)?;
 
     let started = Instant::now();
     let k = job.selftok.config().num_tokens;

@@ -11,10 +11,10 @@ pub enum Error {
     Model(#[from] selftok_loader::Error),
     /// A network cannot be built from its configuration.
     #[error(transparent)]
-    Graph(#[from] selftok_graph::GraphError),
+    Graph(Box<selftok_graph::GraphError>),
     /// A network cannot be compiled.
     #[error(transparent)]
-    Compile(#[from] selftok_graph::CompileError),
+    Compile(Box<selftok_graph::CompileError>),
     /// A picture cannot be read or made.
     #[error(transparent)]
     Picture(#[from] crate::PictureError),
@@ -24,6 +24,9 @@ pub enum Error {
     /// Steps or a prefix that are not possible.
     #[error(transparent)]
     Schedule(#[from] crate::schedule::ScheduleError),
+    /// A network that is not supported, or named tensors that are not its.
+    #[error(transparent)]
+    Network(#[from] crate::networks::NetworkError),
     /// A slice that is not a whole number of items.
     #[error("{what}: {len} numbers are not a whole number of items of {item}")]
     NotWhole {
@@ -107,6 +110,18 @@ pub enum Error {
         /// `entry`, `input`, `output`, `slot` or `slot table`.
         kind: &'static str,
     },
+}
+
+impl From<selftok_graph::GraphError> for Error {
+    fn from(error: selftok_graph::GraphError) -> Self {
+        Error::Graph(Box::new(error))
+    }
+}
+
+impl From<selftok_graph::CompileError> for Error {
+    fn from(error: selftok_graph::CompileError) -> Self {
+        Error::Compile(Box::new(error))
+    }
 }
 
 impl Error {

@@ -186,7 +186,11 @@ fn every_contradiction_with_the_configuration_is_named_with_both_numbers() {
             config.pointer_mut(parent).unwrap()[key] = value.clone();
         }
         std::fs::write(&path, config.to_string()).unwrap();
-        message(SelftokFiles::open(&Sources { model: mini(), config: Some(path.clone()), ..Sources::default() }))
+        message(SelftokFiles::open(&Sources {
+            model: mini(),
+            config: Some(path.clone()),
+            ..Sources::default()
+        }))
     };
     let text = with(&[
         ("/num_tokens", 32.into()),
@@ -228,7 +232,8 @@ fn every_contradiction_with_the_configuration_is_named_with_both_numbers() {
     unknown_stages.as_object_mut().unwrap().remove("tokens_per_stage");
     std::fs::write(&path, unknown_stages.to_string()).unwrap();
     let model =
-        SelftokFiles::open(&Sources { model: mini(), config: Some(path.clone()), ..Sources::default() }).unwrap();
+        SelftokFiles::open(&Sources { model: mini(), config: Some(path.clone()), ..Sources::default() })
+            .unwrap();
     says(&message(model.tokens_per_stage()), &["tokens_per_stage", "64 tokens", "--config"]);
     assert_eq!(read_config(&path).unwrap(), *model.config());
 }

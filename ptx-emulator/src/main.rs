@@ -1,5 +1,6 @@
 //! The program: runs one kernel of a PTX file on files and numbers given on the command line.
 
+mod exec_command;
 mod mutate_command;
 
 use clap::{Parser, Subcommand};
@@ -21,6 +22,8 @@ enum Command {
     /// Breaks a kernel and its launch in one place at a time and tells what finds it. Exit code: 0 all found or explained, 2 wrong
     /// usage, 3 survivors.
     Mutate(mutate_command::Mutate),
+    /// Runs a program on the stand-in libcuda. Exit code: 3 findings, else the program's.
+    Exec(exec_command::Exec),
 }
 
 #[derive(clap::Args)]
@@ -69,13 +72,14 @@ fn triple(text: &str) -> Result<Triple, String> {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Run(run) => execute(&run),
-        Command::Mutate(mutate) => mutate_command::execute(&mutate),
+    let code = |clean| if clean { ExitCode::SUCCESS } else { ExitCode::from(3) };
+    let outcome = match Cli::parse().command {
+        Command::Run(run) => execute(&run).map(code),
+        Command::Mutate(mutate) => mutate_command::execute(&mutate).map(code),
+        Command::Exec(exec) => exec_command::exec(&exec),
     };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(3),
+    match outcome {
+        Ok(code) => code,
         Err(message) => {
             eprintln!("ptx-emulator: {message}");
             ExitCode::from(2)

@@ -20,6 +20,9 @@ pub struct Mutate {
     /// Leaves out one check, and runs only the mutants that it alone finds: bounds, race, uninitialised, in-flight, …
     #[arg(long)]
     without: Option<String>,
+    /// Runs only the mutants whose id has this in it.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Runs one mutant in so many.
     #[arg(long, default_value_t = 1)]
     every: usize,
@@ -112,6 +115,7 @@ pub fn execute(mutate: &Mutate) -> Result<bool, String> {
         gpu,
         settings: settings(),
         threads: 0,
+        only: mutate.only.clone(),
         every: mutate.every,
         budget: Duration::from_secs(mutate.seconds),
     };

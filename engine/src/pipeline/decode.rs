@@ -1,28 +1,31 @@
 //! Decoding by diffusion: from noise to a picture in small steps, each seeing as many tokens as its noise calls for.
 
-use super::{Control, Counter, MAX_GRID, Selftok, diffusion};
+use super::parts::MAX_GRID;
+use super::{Control, Counter, Part, Selftok};
 use crate::random::Generator;
 use crate::schedule::{TimeGrid, TokenSchedule};
 use crate::{Error, Picture, Tokens};
 
 /// A diffusion about to run; made by [`Selftok::decode`].
 #[must_use = "nothing is decoded before `run`"]
-pub struct Decode<'a> {
+pub struct Decode<'a, 'c> {
     selftok: &'a Selftok,
     tokens: &'a Tokens,
     steps: usize,
     seed: u64,
     prefix: Option<usize>,
     noise: Option<&'a [f32]>,
-    control: Control<'a>,
+    control: Control<'c>,
 }
 
-impl<'a> Decode<'a> {
+impl<'a> Decode<'a, 'static> {
     pub(super) fn new(selftok: &'a Selftok, tokens: &'a Tokens) -> Self {
         let control = Control::default();
         Decode { selftok, tokens, steps: 50, seed: 0, prefix: None, noise: None, control }
     }
+}
 
+impl<'a, 'c> Decode<'a, 'c> {
     /// Number of Euler steps, from 1 to 1000; 50 where not set.
     pub fn steps(mut self, steps: usize) -> Self {
         self.steps = steps;
@@ -49,9 +52,9 @@ impl<'a> Decode<'a> {
     }
 
     /// Watches the job.
-    pub fn control(mut self, control: Control<'a>) -> Self {
-        self.control = control;
-        self
+    pub fn control<'d>(self, control: Control<'d>) -> Decode<'a, 'd> {
+        let Decode { selftok, tokens, steps, seed, prefix, noise, control: _ } = self;
+        Decode { selftok, tokens, steps, seed, prefix, noise, control }
     }
 
     /// The pictures.
@@ -62,7 +65,7 @@ impl<'a> Decode<'a> {
     pub fn run(self) -> Result<Vec<Picture>, Error> {
         let selftok = self.selftok;
         // A diffusion is long: refuse before it what would fail after it.
-        selftok.files.vae()?;
+        selftok.prepare(&[Part::Diffusion, Part::ToPixels])?;
         let (latents, mut counter) = self.sample(true)?;
         selftok.to_pictures(&latents, &mut counter)
     }
@@ -75,7 +78,7 @@ impl<'a> Decode<'a> {
         Ok(self.sample(false)?.0)
     }
 
-    fn sample(self, pictures: bool) -> Result<(Vec<f32>, Counter<'a>), Error> {
+    fn sample(self, pictures: bool) -> Result<(Vec<f32>, Counter<'c>), Error> {
         let Decode { selftok, tokens, steps, seed, prefix, noise, control } = self;
         let config = selftok.config();
         let schedule = TokenSchedule::new(selftok.files.tokens_per_stage()?)?;
@@ -99,10 +102,7 @@ impl<'a> Decode<'a> {
                 latents.chunks_exact_mut(numel).for_each(|noise| generator.fill_normal(noise));
             }
         }
-        let net = selftok.networks.diffusion.get(|| {
-            let program = diffusion(config, selftok.batch, [config.latent_size; 2])?;
-            selftok.bind(program, selftok.files.diffusion()?.weights.clone(), &selftok.decoder_device)
-        })?;
+        let net = selftok.network(Part::Diffusion)?;
         let exe = net.executable();
         let (start, step) = (exe.entry("start")?, exe.entry("sample")?);
         let slot = |name| exe.slot(name);

@@ -62,6 +62,7 @@ fn attention_cases() -> Vec<Case<'static>> {
         call("one_key_and_more", Call { kv_len: [1, 9], q_len: 5, ..PLAIN }),
         call("groups", Call { kv_len: [12, 5], q_len: 10, ..groups }),
         case("ends_of_keys", move |e| {
+            run(e, Call { kv_len: [66, 2], q_len: 17, opposed: true, ..PLAIN });
             for j in 0..8 {
                 for causal in [None, Some(1000)] {
                     let opposed = Call { q_len: 17, causal, opposed: true, ..PLAIN };
@@ -280,8 +281,10 @@ fn codebook_cases() -> Vec<Case<'static>> {
 }
 
 fn campaign(every: usize, seconds: u64) -> Campaign {
+    // One mutant can be run alone: `MUTATIONS_ONLY=gemm_bf16_f32_64x64x32:bound:3`.
+    let only = std::env::var("MUTATIONS_ONLY").unwrap_or_default();
     let settings = settings().map(|s| s.options()).to_vec();
-    Campaign { gpu: Gpu::a100(), settings, threads: 0, every, budget: Duration::from_secs(seconds) }
+    Campaign { gpu: Gpu::a100(), settings, threads: 0, only, every, budget: Duration::from_secs(seconds) }
 }
 
 /// Holds the survivors against what is written of them.

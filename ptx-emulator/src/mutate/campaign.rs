@@ -47,6 +47,8 @@ pub struct Campaign {
     pub settings: Vec<Options>,
     /// Worker threads; 0 takes the machine's cores.
     pub threads: usize,
+    /// Run only the mutants whose id has this in it; empty for all.
+    pub only: String,
     /// Run every n-th mutant only.
     pub every: usize,
     /// No new mutant is begun after this long; those left are counted as not run.
@@ -162,6 +164,7 @@ impl Campaign {
                 self.settings.iter().map(off).collect::<Result<_, _>>()?
             }
         };
+        list.retain(|m| m.id().contains(&self.only));
         let list: Vec<Mutant> = list.into_iter().step_by(self.every.max(1)).collect();
         let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let work = || {

@@ -44,6 +44,7 @@ pub(super) fn need(step: &Step, features: Features, format: WeightFormat, thread
         Kernel::GroupNorm { x, groups, .. } => group_norm::need(x, *groups),
         Kernel::Attention { q, heads, .. } => attention::need(q, *heads),
         Kernel::Codebook { codes, .. } => codebook::need(codes),
+        Kernel::Rope { table, .. } => rope::need(table),
         _ => Need::default(),
     }
 }

@@ -7,6 +7,7 @@ use crate::exec::lower::Lowering;
 use crate::exec::{BindError, RunError};
 use crate::pool::Worker;
 use crate::rope::Rope;
+use crate::scratch::floats_bytes;
 use selftok_graph::{Kernel, Operand, RopeStyle, Slot};
 
 struct RopeStep {
@@ -20,6 +21,12 @@ struct RopeStep {
     style: RopeStyle,
     table: Base,
     offset: Option<Slot>,
+}
+
+/// Working space: a row of factors for both elements of each pair.
+pub(super) fn need(table: &Operand) -> Need {
+    let rotary_dim = table.axes.last().map_or(0, |axis| axis.size);
+    Need { worker: 2 * floats_bytes(rotary_dim), shared: 0 }
 }
 
 /// Lowers [`Kernel::Rope`]. That the last live row's position stands in the table is checked with each run's slots.
@@ -76,7 +83,7 @@ pub(super) fn lower(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindErro
         table: low.base(table, vec![], "table")?,
         offset: *offset,
     };
-    Ok((Box::new(step), Need::default()))
+    Ok((Box::new(step), need(table)))
 }
 
 impl Run for RopeStep {
