@@ -121,6 +121,8 @@ fn gemm_cases() -> Vec<Case<'static>> {
         case("odd", move |e| {
             for bias in [true, false] {
                 each(e, gemm::Case { ldc: 71, bias, ..all_of(40, 70, 11) });
+                gemm::run(e, 64, Float::F32, gemm::Case { bias, gate: Option::None, ..all_of(40, 67, 8) });
+                gemm::run(e, 64, Float::F32, gemm::Case { bias, residual: false, ..all_of(40, 67, 8) });
                 each(e, gemm::Case { bias, ..all_of(9, 67, 8) });
             }
         }),
@@ -187,6 +189,9 @@ fn layer_norm_cases(wide: &'static [usize], odd: &'static [usize]) -> Vec<Case<'
                 start[k] = 1;
                 run(e, Call { cols: first, start, ..all });
             }
+            // A width that 4 does not divide in rows that are aligned all the same.
+            let gap = 4 - odd[0] % 4;
+            run(e, Call { cols: odd[0], gap, y_gap: gap, modulation_gap: gap, ..all });
             for (gap, y_gap, modulation_gap) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
                 run(e, Call { cols: first, gap, y_gap, modulation_gap, ..all });
             }
