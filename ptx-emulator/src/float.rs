@@ -154,6 +154,10 @@ pub fn fma64(a: f64, b: f64, c: f64, round: Round) -> f64 {
     let q = a.mul_add(b, -p);
     let (s, t) = two_sum(p, c);
     let (u, v) = two_sum(s - r, t);
+    if r == 0.0 && u + q == 0.0 && v == 0.0 && p != 0.0 {
+        // As for a sum: an exact zero of unlike signs.
+        return if round == Round::Down { -0.0 } else { 0.0 };
+    }
     direct64(r, if u + q != 0.0 { u + q } else { v }, round)
 }
 

@@ -346,6 +346,11 @@ impl Launch {
         });
     }
 
+    /// Whether anything was found so far.
+    pub fn has_findings(&self) -> bool {
+        !self.state.findings().is_empty()
+    }
+
     /// The device memory that ordinary accesses touched so far, by address; empty when races are not looked for.
     /// Whoever runs several launches at once can tell from it which two of them conflict.
     pub fn touched(&self) -> Vec<crate::memory::shadow::Touched> {

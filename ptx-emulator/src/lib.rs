@@ -40,6 +40,7 @@ pub mod gpu;
 pub mod ir;
 pub mod launch;
 pub mod memory;
+pub mod mutate;
 pub mod parse;
 pub mod tensor_map;
 pub mod types;

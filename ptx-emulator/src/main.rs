@@ -1,6 +1,7 @@
 //! The program: runs one kernel of a PTX file on files and numbers given on the command line.
 
 mod exec_command;
+mod mutate_command;
 
 use clap::{Parser, Subcommand};
 use ptx_emulator::{Device, Gpu, LaunchConfig, Module, Options, Order};
@@ -18,6 +19,9 @@ struct Cli {
 enum Command {
     /// Runs a kernel. Exit code: 0 clean, 2 wrong usage, 3 findings.
     Run(Run),
+    /// Breaks a kernel and its launch in one place at a time and tells what finds it. Exit code: 0 all found or explained, 2 wrong
+    /// usage, 3 survivors.
+    Mutate(mutate_command::Mutate),
     /// Runs a program on the stand-in libcuda. Exit code: 3 findings, else the program's.
     Exec(exec_command::Exec),
 }
@@ -68,10 +72,10 @@ fn triple(text: &str) -> Result<Triple, String> {
 }
 
 fn main() -> ExitCode {
+    let code = |clean| if clean { ExitCode::SUCCESS } else { ExitCode::from(3) };
     let outcome = match Cli::parse().command {
-        Command::Run(run) => {
-            execute(&run).map(|clean| if clean { ExitCode::SUCCESS } else { ExitCode::from(3) })
-        }
+        Command::Run(run) => execute(&run).map(code),
+        Command::Mutate(mutate) => mutate_command::execute(&mutate).map(code),
         Command::Exec(exec) => exec_command::exec(&exec),
     };
     match outcome {

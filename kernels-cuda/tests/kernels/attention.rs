@@ -9,20 +9,23 @@ use selftok_kernels_cuda::attention::{Arguments, FAMILY};
 
 /// One call.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    entry: &'static str,
-    batch: usize,
-    heads: usize,
-    head_group: usize,
-    q_len: usize,
+pub struct Case {
+    pub entry: &'static str,
+    pub batch: usize,
+    pub heads: usize,
+    pub head_group: usize,
+    pub q_len: usize,
     /// Keys of the two segments.
-    kv_len: [usize; 2],
-    head_dim: usize,
+    pub kv_len: [usize; 2],
+    pub head_dim: usize,
     /// The position of the first query, if the mask is causal.
-    causal: Option<i32>,
+    pub causal: Option<i32>,
+    /// Whether all queries are positive and all keys negative, so that a key that is not there, and counts as zero, would outweigh all
+    /// that are.
+    pub opposed: bool,
 }
 
-const PLAIN: Case = Case {
+pub const PLAIN: Case = Case {
     entry: "attention_d64_q64",
     batch: 1,
     heads: 1,
@@ -31,9 +34,11 @@ const PLAIN: Case = Case {
     kv_len: [64, 0],
     head_dim: 64,
     causal: None,
+    opposed: false,
 };
 
-/// A tensor `[batch, rows, heads, head_dim]` with a gap after each row, as fused projections leave it.
+/// A tensor `[batch, rows, heads, head_dim]` with a gap after each row, as fused projections leave it. What is in the gap must not
+/// matter, so it is NaN.
 struct Rows {
     values: Vec<bf16>,
     rows: usize,
@@ -42,9 +47,12 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(random: &mut Random, case: &Case, heads: usize, rows: usize) -> Self {
-        let row = heads * case.head_dim + 8;
-        Self { values: random.bf16s(case.batch * rows * row), rows, row, head_dim: case.head_dim }
+    fn new(random: &mut Random, case: &Case, heads: usize, rows: usize, gap: usize) -> Self {
+        let width = heads * case.head_dim;
+        let row = width + gap;
+        let mut values = random.bf16s(case.batch * rows * row);
+        values.iter_mut().enumerate().filter(|(i, _)| i % row >= width).for_each(|(_, v)| *v = bf16::NAN);
+        Self { values, rows, row, head_dim: case.head_dim }
     }
 
     fn batch_stride(&self) -> i64 {
@@ -56,16 +64,22 @@ impl Rows {
     }
 }
 
-fn run(emulated: &Emulated, case: Case) -> Report {
-    let Case { entry, batch, heads, head_group, q_len, kv_len, head_dim, causal } = case;
+pub fn run(emulated: &Emulated, case: Case) -> Report {
+    let Case { entry, batch, heads, head_group, q_len, kv_len, head_dim, causal, opposed } = case;
     let mut random = Random::new((q_len * head_dim + kv_len[0]) as u64);
-    let q = Rows::new(&mut random, &case, heads, q_len);
+    // Gaps that reach to the end of the widest padded head, and differ, so that no stride can stand in for another.
+    let mut q = Rows::new(&mut random, &case, heads, q_len, 56);
     let kv_heads = heads / head_group;
-    let [k0, v0, k1, v1] =
-        [kv_len[0], kv_len[0], kv_len[1], kv_len[1]].map(|n| Rows::new(&mut random, &case, kv_heads, n));
+    let [mut k0, v0, mut k1, v1] = [(kv_len[0], 64), (kv_len[0], 64), (kv_len[1], 72), (kv_len[1], 72)]
+        .map(|(rows, gap)| Rows::new(&mut random, &case, kv_heads, rows, gap));
+    if opposed {
+        q.values.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32().abs()));
+        let keys = k0.values.iter_mut().chain(&mut k1.values);
+        keys.for_each(|x| *x = bf16::from_f32(-x.to_f32().abs()));
+    }
     let scale = 1.0 / (head_dim as f32).sqrt();
     let upload = |rows: &Rows| if rows.values.is_empty() { 0 } else { emulated.upload(&rows.values) };
-    let out_row = heads * head_dim;
+    let out_row = heads * head_dim + 8;
     let out = emulated.allocate(batch * q_len * out_row * 2);
     let arguments = Arguments {
         q: upload(&q),
@@ -103,7 +117,9 @@ fn run(emulated: &Emulated, case: Case) -> Report {
         shared_bytes: FAMILY.entry(entry).unwrap().dynamic_shared,
     };
     let report = emulated.launch("attention", &launch, &arguments.pack());
-    let got: Vec<bf16> = emulated.download(out, 0, batch * q_len * out_row);
+    let got: Vec<Vec<bf16>> =
+        (0..batch * q_len).map(|row| emulated.download(out, row * out_row, heads * head_dim)).collect();
+    (0..batch * q_len).for_each(|row| emulated.untouched::<bf16>(out, row * out_row + heads * head_dim, 8));
 
     for b in 0..batch {
         for h in 0..heads {
@@ -128,7 +144,7 @@ fn run(emulated: &Emulated, case: Case) -> Report {
                     let (value, magnitude) = terms.fold((0.0, 0.0), |(s, t), x| (s + x, t + x.abs()));
                     // Each weight is rounded to bf16 before it meets its value; the rest is f32.
                     let expected = Expected { value, tolerance: magnitude * BF16_ROUNDING * 1.05 + 1e-6 };
-                    let got = got[(b * q_len + i) * out_row + h * head_dim + d].to_f64();
+                    let got = got[b * q_len + i][h * head_dim + d].to_f64();
                     expected
                         .stored_as_bf16()
                         .check(got, || format!("{case:?} batch {b} head {h} row {i} column {d}"));
@@ -153,6 +169,18 @@ fn a_second_segment_follows_the_first() {
     everywhere(|emulated| {
         run(emulated, Case { q_len: 20, kv_len: [65, 37], ..PLAIN });
         run(emulated, Case { q_len: 5, kv_len: [0, 9], ..PLAIN });
+    });
+}
+
+#[test]
+fn keys_end_anywhere_in_a_tile_and_heads_at_any_multiple_of_eight() {
+    everywhere(|emulated| {
+        for end in 1..=16 {
+            run(emulated, Case { q_len: 3, kv_len: [64 + 4 * end - end % 2, 0], opposed: true, ..PLAIN });
+        }
+        for head_dim in (8..64).step_by(8) {
+            run(emulated, Case { q_len: 9, kv_len: [9, 0], head_dim, ..PLAIN });
+        }
     });
 }
 

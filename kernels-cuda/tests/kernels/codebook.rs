@@ -30,13 +30,14 @@ fn exact(x: &[f32], codes: &[f32]) -> (i32, f64) {
     (scores[0].1, scores[0].0 - scores.get(1).map_or(f64::NEG_INFINITY, |s| s.0))
 }
 
-/// Runs both kernels and gives the indices and margins.
+/// Runs both kernels and gives the indices and margins. The codes begin `start` elements beyond an aligned address.
 fn run(
     emulated: &Emulated,
     limits: &GpuLimits,
     x: &[f32],
     codes: &[f32],
     width: usize,
+    start: usize,
 ) -> (Vec<i32>, Vec<f32>) {
     let (rows, count) = (x.len() / width, codes.len() / width);
     let shape = Shape { rows: rows as u64, codes: count as u64, width: width as u64 };
@@ -44,7 +45,7 @@ fn run(
     let candidates = emulated.allocate(launches.workspace_bytes as usize);
     let partial = PartialArguments {
         x: emulated.upload(x),
-        codes: emulated.upload(codes),
+        codes: emulated.upload(&[&vec![f32::NAN; start], codes].concat()) + start as u64 * 4,
         candidates,
         rows: rows as i32,
         c: width as i32,
@@ -61,8 +62,20 @@ fn run(
     (emulated.download(index, 0, rows), emulated.download(margin, 0, rows))
 }
 
-fn check(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], width: usize) {
-    let (index, margin) = run(emulated, limits, x, codes, width);
+pub fn check(emulated: &Emulated, limits: &GpuLimits, x: &[f32], codes: &[f32], width: usize) {
+    check_from(emulated, limits, x, codes, width, 0);
+}
+
+/// The same for codes that begin `start` elements beyond an aligned address.
+pub fn check_from(
+    emulated: &Emulated,
+    limits: &GpuLimits,
+    x: &[f32],
+    codes: &[f32],
+    width: usize,
+    start: usize,
+) {
+    let (index, margin) = run(emulated, limits, x, codes, width, start);
     for (r, row) in x.chunks(width).enumerate() {
         let expected = reference(row, codes);
         assert_eq!(
@@ -96,6 +109,14 @@ fn every_width_and_every_slicing_gives_the_f32_answer() {
 }
 
 #[test]
+fn codes_may_begin_at_any_element() {
+    let mut random = Random::new(3);
+    let (x, codes) = (random.floats(5 * 16), random.floats(700 * 16));
+    let one_sm = GpuLimits { sms: 1, ..A100 };
+    everywhere(|emulated| check_from(emulated, &one_sm, &x, &codes, 16, 1));
+}
+
+#[test]
 fn of_equal_scores_the_first_wins_and_the_margin_is_zero() {
     let mut random = Random::new(7);
     let (rows, count, width) = (64, 300, 16);
@@ -106,21 +127,44 @@ fn of_equal_scores_the_first_wins_and_the_margin_is_zero() {
     }
     let x: Vec<f32> = (0..rows).flat_map(|_| codes[9 * width..10 * width].to_vec()).collect();
     for setting in settings() {
-        let (index, margin) = run(&Emulated::new(setting), &A100, &x, &codes, width);
+        let (index, margin) = run(&Emulated::new(setting), &A100, &x, &codes, width, 0);
         assert!(index.iter().all(|&i| i == 9), "{index:?}");
         assert!(margin.iter().all(|&m| m == 0.0), "{margin:?}");
     }
 }
 
-#[test]
-fn a_zero_row_takes_the_first_code_and_a_nan_row_says_so_in_its_margin() {
+/// A row of zeros, one with a NaN, and one shorter than the least norm, beside an ordinary one.
+pub fn odd_rows(emulated: &Emulated) {
     let mut random = Random::new(8);
     let codes = random.floats(100 * 16);
-    let mut x = random.floats(3 * 16);
+    let mut x = random.floats(4 * 16);
     x[16..32].fill(0.0);
     x[40] = f32::NAN;
-    let (index, margin) = run(&Emulated::new(settings()[0]), &A100, &x, &codes, 16);
+    x[48..].iter_mut().for_each(|x| *x *= 1e-14);
+    let (index, margin) = run(emulated, &A100, &x, &codes, 16, 0);
     assert_eq!((index[0], margin[0]), reference(&x[..16], &codes));
     assert_eq!((index[1], margin[1]), (0, 0.0));
     assert!(index[2] == 0 && margin[2].is_nan(), "{} {}", index[2], margin[2]);
+    assert_eq!((index[3], margin[3]), reference(&x[48..], &codes));
+}
+
+/// The index alone, where nobody asks for the margin.
+pub fn without_margin(emulated: &Emulated) {
+    let candidate = |best: f32, index: i32| [best.to_bits() as i32, 0f32.to_bits() as i32, index, 0];
+    let candidates = emulated.upload(&[candidate(1.0, 3), candidate(2.0, 70)]);
+    let index = emulated.allocate(4);
+    let merge = MergeArguments { candidates, index, margin: 0, rows: 1, slices: 2 };
+    let shape = Shape { rows: 1, codes: 128, width: 16 };
+    emulated.launch("codebook", &launch(&shape, &A100).unwrap().merge, &merge.pack());
+    assert_eq!(emulated.download::<i32>(index, 0, 1), [70]);
+}
+
+#[test]
+fn the_margin_may_be_left_out() {
+    without_margin(&Emulated::new(settings()[0]));
+}
+
+#[test]
+fn a_zero_row_takes_the_first_code_and_a_nan_row_says_so_in_its_margin() {
+    odd_rows(&Emulated::new(settings()[0]));
 }

@@ -4,11 +4,12 @@
 //! no finding.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytemuck::Pod;
+use ptx_emulator::mutate::Rig;
 use ptx_emulator::{
-    Accumulation, Approximation, ApproximationMode, Device, Gpu, LaunchConfig, Module, Options, Order, Report,
+    Accumulation, Approximation, ApproximationMode, Gpu, LaunchConfig, Module, Options, Order, Report,
 };
 use selftok_kernels_cuda::Launch;
 
@@ -19,6 +20,14 @@ pub struct Setting {
     order: Order,
     approximation: Approximation,
     accumulation: Accumulation,
+}
+
+impl Setting {
+    /// As the emulator takes it.
+    pub fn options(self) -> Options {
+        let Self { order, approximation, accumulation } = self;
+        Options { order, approximation, accumulation, ..Options::default() }
+    }
 }
 
 /// The settings that every kernel is run under.
@@ -55,52 +64,60 @@ fn module(family: &'static str) -> Module {
     modules.entry(family).or_insert_with(decode).clone()
 }
 
-/// An emulated A100.
+/// An emulated A100, and host code on it in which a mutation test may break something.
 pub struct Emulated {
-    device: Device,
+    rig: Arc<Rig>,
 }
 
 impl Emulated {
     /// One that runs under `setting`.
     pub fn new(setting: Setting) -> Self {
-        let Setting { order, approximation, accumulation } = setting;
-        let options = Options { order, approximation, accumulation, ..Options::default() };
-        Self { device: Device::new(Gpu::a100(), options) }
+        Self { rig: Arc::new(Rig::new(Gpu::a100(), setting.options())) }
+    }
+
+    /// One on the rig of a mutation test.
+    pub fn on(rig: &Arc<Rig>) -> Self {
+        Self { rig: rig.clone() }
     }
 
     /// Memory that nobody wrote.
     pub fn allocate(&self, bytes: usize) -> u64 {
-        self.device.memory().alloc(bytes as u64).unwrap()
+        self.rig.expect(self.rig.alloc(bytes as u64), "memory")
     }
 
     /// Memory with these values.
     pub fn upload<T: Pod>(&self, values: &[T]) -> u64 {
-        let at = self.allocate(size_of_val(values));
-        self.device.memory().write(at, bytemuck::cast_slice(values)).unwrap();
-        at
+        self.rig.expect(self.rig.upload(bytemuck::cast_slice(values)), "an upload")
     }
 
     /// `count` values from element `first` of the memory at `at` on, all of which a kernel must have written.
     pub fn download<T: Pod>(&self, at: u64, first: usize, count: usize) -> Vec<T> {
         let mut values = vec![T::zeroed(); count];
         let at = at + (first * size_of::<T>()) as u64;
-        let unwritten = self.device.memory().first_unwritten(at, (count * size_of::<T>()) as u64).unwrap();
-        assert_eq!(unwritten, None, "an output that the kernel did not write");
-        self.device.memory().read(at, bytemuck::cast_slice_mut(&mut values)).unwrap();
+        self.rig.expect(self.rig.download(at, bytemuck::cast_slice_mut(&mut values)), "a download");
         values
+    }
+
+    /// Checks that no kernel wrote to `count` values from element `first` of the memory at `at` on.
+    pub fn untouched<T: Pod>(&self, at: u64, first: usize, count: usize) {
+        let (size, memory) = (size_of::<T>(), self.rig.device().memory());
+        for k in (first * size)..(first + count) * size {
+            let unwritten = memory.first_unwritten(at + k as u64, 1).unwrap();
+            assert!(unwritten.is_some(), "byte {k} of an output lies between its rows and was written");
+        }
     }
 
     /// Runs a kernel, which must leave no finding.
     pub fn launch(&self, family: &'static str, launch: &Launch, arguments: &[u8]) -> Report {
-        let loaded = self.device.load(&module(family)).unwrap();
         let config = LaunchConfig {
             grid: launch.grid,
             block: launch.block,
             shared_bytes: launch.shared_bytes,
             ..LaunchConfig::new(1, 1)
         };
-        let report = self.device.launch(&loaded, launch.entry, &config, arguments).unwrap();
-        assert!(report.findings.is_empty(), "{}:\n{}", launch.entry, report.to_text());
-        report
+        // A mutation test has one kernel under mutation; the others of a test are as they ship.
+        let own = self.rig.module().filter(|m| m.kernel(launch.entry).is_some());
+        let module = own.cloned().unwrap_or_else(|| module(family));
+        self.rig.expect(self.rig.launch(&module, launch.entry, &config, arguments), launch.entry)
     }
 }

@@ -9,24 +9,29 @@ use selftok_kernels_cuda::{Float, Launch};
 
 /// One product, and what follows it.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    m: usize,
-    n: usize,
-    k: usize,
+pub struct Case {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
     /// Elements between rows of A and W, a multiple of 8.
-    ld: usize,
-    /// Elements between rows of C and of the residual.
-    ldc: usize,
-    bias: bool,
+    pub ld: usize,
+    /// Elements between rows of C, of the residual and of the gate.
+    pub ldc: usize,
+    pub ldr: usize,
+    pub ldg: usize,
+    /// Elements by which C, the residual, the bias and the gate begin beyond an address that vectors could be read from.
+    pub shift: [usize; 4],
+    pub bias: bool,
     /// `(gate_div, gate_rows)`.
-    gate: Option<(usize, usize)>,
-    residual: bool,
-    activation: Activation,
+    pub gate: Option<(usize, usize)>,
+    pub residual: bool,
+    pub activation: Activation,
 }
 
-const fn plain(m: usize, n: usize, k: usize) -> Case {
+pub const fn plain(m: usize, n: usize, k: usize) -> Case {
     let (ld, ldc) = (k.next_multiple_of(8), n.next_multiple_of(4));
-    Case { m, n, k, ld, ldc, bias: false, gate: None, residual: false, activation: Activation::None }
+    let (bias, gate, residual, activation) = (false, None, false, Activation::None);
+    Case { m, n, k, ld, ldc, ldr: ldc, ldg: ldc, shift: [0; 4], bias, gate, residual, activation }
 }
 
 fn activate(activation: Activation, x: f64) -> f64 {
@@ -55,8 +60,8 @@ fn erf(x: f64) -> f64 {
     sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
-fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
-    let Case { m, n, k, ld, ldc, .. } = case;
+pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
+    let Case { m, n, k, ld, ldc, ldr, ldg, shift, .. } = case;
     let mut random = Random::new((m * n * k) as u64);
     // What lies between the rows must not matter.
     let padded = |mut values: Vec<bf16>| {
@@ -64,23 +69,29 @@ fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
         values
     };
     let (a, w) = (padded(random.bf16s(m * ld)), padded(random.bf16s(n * ld)));
-    let (bias, residual) = (random.floats(n), random.bf16s(m * ldc));
+    let (bias, residual) = (random.floats(n), random.bf16s(m * ldr));
     let (gate_div, gate_rows) = case.gate.unwrap_or((1, 1));
-    let gate = random.floats(gate_rows * ldc);
+    let gate = random.floats(gate_rows * ldg);
 
-    let optional = |present: bool, values: &[f32]| if present { emulated.upload(values) } else { 0 };
+    let floats = |present: bool, values: &[f32], shift: usize| match present {
+        false => 0,
+        true => emulated.upload(&[&vec![f32::NAN; shift], values].concat()) + shift as u64 * 4,
+    };
     let residual_at = match output {
         _ if !case.residual => 0,
-        Float::F32 => emulated.upload(&residual.iter().map(|r| r.to_f32()).collect::<Vec<_>>()),
-        Float::Bf16 => emulated.upload(&residual),
+        Float::F32 => floats(true, &residual.iter().map(|r| r.to_f32()).collect::<Vec<_>>(), shift[1]),
+        Float::Bf16 => {
+            emulated.upload(&[&vec![bf16::NAN; shift[1]], residual.as_slice()].concat()) + shift[1] as u64 * 2
+        }
     };
-    let c = emulated.allocate(m * ldc * if output == Float::F32 { 4 } else { 2 });
+    let size = if output == Float::F32 { 4 } else { 2 };
+    let c = emulated.allocate((shift[0] + m * ldc) * size);
     let arguments = Arguments {
         a: emulated.upload(&a),
         w: emulated.upload(&w),
-        c,
-        bias: optional(case.bias, &bias),
-        gate: optional(case.gate.is_some(), &gate),
+        c: c + (shift[0] * size) as u64,
+        bias: floats(case.bias, &bias, shift[2]),
+        gate: floats(case.gate.is_some(), &gate, shift[3]),
         residual: residual_at,
         m: m as i32,
         n: n as i32,
@@ -88,8 +99,8 @@ fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
         lda: ld as i64,
         ldw: ld as i64,
         ldc: ldc as i64,
-        ldr: ldc as i64,
-        ldg: ldc as i64,
+        ldr: ldr as i64,
+        ldg: ldg as i64,
         gate_div: gate_div as i32,
         gate_rows: gate_rows as i32,
         activation: case.activation as i32,
@@ -107,9 +118,15 @@ fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
 
     for i in 0..m {
         let got: Vec<f32> = match output {
-            Float::F32 => emulated.download(c, i * ldc, n),
-            Float::Bf16 => emulated.download::<bf16>(c, i * ldc, n).iter().map(|y| y.to_f32()).collect(),
+            Float::F32 => emulated.download(c, shift[0] + i * ldc, n),
+            Float::Bf16 => {
+                emulated.download::<bf16>(c, shift[0] + i * ldc, n).iter().map(|y| y.to_f32()).collect()
+            }
         };
+        match output {
+            Float::F32 => emulated.untouched::<f32>(c, shift[0] + i * ldc + n, ldc - n),
+            Float::Bf16 => emulated.untouched::<bf16>(c, shift[0] + i * ldc + n, ldc - n),
+        }
         for j in 0..n {
             let products = (0..k).map(|x| a[i * ld + x].to_f64() * w[j * ld + x].to_f64());
             let (mut sum, mut magnitude) = products.fold((0.0, 0.0), |(s, t), p| (s + p, t + p.abs()));
@@ -124,12 +141,12 @@ fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
                 tolerance += 16.0 * F32_ROUNDING * (1.0 + sum.abs());
             }
             if case.gate.is_some() {
-                let gate = f64::from(gate[i / gate_div % gate_rows * ldc + j]);
+                let gate = f64::from(gate[i / gate_div % gate_rows * ldg + j]);
                 value *= gate;
                 tolerance *= gate.abs();
             }
             if case.residual {
-                value += residual[i * ldc + j].to_f64();
+                value += residual[i * ldr + j].to_f64();
             }
             tolerance += 4.0 * F32_ROUNDING * value.abs();
             let expected = Expected { value, tolerance };
@@ -164,9 +181,25 @@ fn bias_activation_gate_and_residual_follow_the_sum() {
             run(emulated, 64, Float::F32, case);
             run(emulated, 64, Float::Bf16, case);
         }
-        let odd = Case { ldc: 143, gate: Some((10, 13)), ..plain(130, 142, 40) };
+        let odd = Case { ldc: 143, ldr: 143, ldg: 143, gate: Some((10, 13)), ..plain(130, 142, 40) };
         run(emulated, 128, Float::F32, odd);
         run(emulated, 128, Float::Bf16, Case { residual: true, ..odd });
+    });
+}
+
+#[test]
+fn an_operand_that_is_aligned_to_its_elements_only_is_moved_singly() {
+    everywhere(|emulated| {
+        let all = Case { bias: true, gate: Some((7, 3)), residual: true, ..plain(9, 8, 16) };
+        for k in 0..4 {
+            let mut shift = [0; 4];
+            shift[k] = 1;
+            run(emulated, 64, Float::F32, Case { shift, ..all });
+            run(emulated, 64, Float::Bf16, Case { shift, ..all });
+        }
+        for (ldc, ldr, ldg) in [(9, 8, 8), (8, 9, 8), (8, 8, 9)] {
+            run(emulated, 64, Float::F32, Case { ldc, ldr, ldg, ..all });
+        }
     });
 }
 

@@ -3,20 +3,31 @@
 use crate::emulated::{Emulated, everywhere};
 use crate::support::{Expected, F32_ROUNDING, Random};
 use half::bf16;
+use ptx_emulator::Report;
 use selftok_kernels_cuda::Float;
 use selftok_kernels_cuda::layer_norm::{Arguments, Shape, launch};
 
 /// One call: a shape, and which of the optional operands it has.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    rows: usize,
-    cols: usize,
-    /// Elements between rows beyond `cols`.
-    gap: usize,
-    rms: bool,
-    affine: bool,
+pub struct Case {
+    pub rows: usize,
+    pub cols: usize,
+    /// Elements between rows beyond `cols`, of x, of y and of the modulation.
+    pub gap: usize,
+    pub y_gap: usize,
+    pub modulation_gap: usize,
+    /// Elements by which x, y, weight, bias, scale and shift begin beyond an address that vectors could be read from.
+    pub start: [usize; 6],
+    /// The one of weight, bias, scale and shift (2 to 5) that is null although the others of its pair are there.
+    pub without: Option<usize>,
+    /// The width for which the launch rule is asked, if not `cols`: any instance must be right for any width.
+    pub rule_cols: Option<usize>,
+    /// What the inputs are multiplied by.
+    pub spread: f32,
+    pub rms: bool,
+    pub affine: bool,
     /// `(modulation_div, modulation_rows)`.
-    modulation: Option<(usize, usize)>,
+    pub modulation: Option<(usize, usize)>,
 }
 
 const EPS: f64 = 1e-6;
@@ -34,63 +45,97 @@ fn expected(row: &[f32], j: usize, rms: bool, affine: (f64, f64), modulation: (f
     Expected { value, tolerance: 16.0 * F32_ROUNDING * (terms + modulation.1.abs()) }
 }
 
-fn run(emulated: &Emulated, case: Case, input: Float, output: Float) {
-    let Case { rows, cols, gap, .. } = case;
+pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Report {
+    let Case { rows, cols, start, .. } = case;
     let mut random = Random::new((rows * cols) as u64);
-    let stride = cols + gap;
-    let x: Vec<f32> = random.floats(rows * stride).iter().map(|x| bf16::from_f32(x + 1.0).to_f32()).collect();
+    let (stride, y_stride, modulation_stride) =
+        (cols + case.gap, cols + case.y_gap, cols + case.modulation_gap);
+    let x = random.floats(rows * stride);
+    let x: Vec<f32> = x.iter().map(|x| bf16::from_f32((x + 1.0) * case.spread).to_f32()).collect();
     let (weight, bias) = (random.floats(cols), random.floats(cols));
     let (div, modulation_rows) = case.modulation.unwrap_or((1, 1));
-    let (scale, shift) = (random.floats(modulation_rows * cols), random.floats(modulation_rows * cols));
+    let modulation = modulation_rows * modulation_stride;
+    let (scale, shift) = (random.floats(modulation), random.floats(modulation));
 
-    let x_at = match input {
-        Float::F32 => emulated.upload(&x),
-        Float::Bf16 => emulated.upload(&x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>()),
+    let floats = |values: &[f32], start: usize| {
+        emulated.upload(&[&vec![f32::NAN; start], values].concat()) + start as u64 * 4
     };
-    let y_at = emulated.allocate(rows * stride * if output == Float::F32 { 4 } else { 2 });
-    let optional = |present: bool, values: &[f32]| if present { emulated.upload(values) } else { 0 };
-    let shape = Shape { rows: rows as u64, cols: cols as u64, input, output };
+    let x_at = match input {
+        Float::F32 => floats(&x, start[0]),
+        Float::Bf16 => {
+            let x = [vec![f32::NAN; start[0]], x.clone()].concat();
+            emulated.upload(&x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>()) + start[0] as u64 * 2
+        }
+    };
+    let size = if output == Float::F32 { 4 } else { 2 };
+    let y_at = emulated.allocate((start[1] + rows * y_stride) * size);
+    let optional = |present: bool, values: &[f32], k: usize| {
+        if present && case.without != Some(k) { floats(values, start[k]) } else { 0 }
+    };
+    let shape = Shape { rows: rows as u64, cols: case.rule_cols.unwrap_or(cols) as u64, input, output };
     let arguments = Arguments {
         x: x_at,
-        y: y_at,
-        weight: optional(case.affine, &weight),
-        bias: optional(case.affine, &bias),
-        scale: optional(case.modulation.is_some(), &scale),
-        shift: optional(case.modulation.is_some(), &shift),
+        y: y_at + (start[1] * size) as u64,
+        weight: optional(case.affine, &weight, 2),
+        bias: optional(case.affine, &bias, 3),
+        scale: optional(case.modulation.is_some(), &scale, 4),
+        shift: optional(case.modulation.is_some(), &shift, 5),
         rows: rows as i32,
         cols: cols as i32,
         x_stride: stride as i64,
-        y_stride: stride as i64,
+        y_stride: y_stride as i64,
         modulation_div: div as i32,
         modulation_rows: modulation_rows as i32,
-        modulation_stride: cols as i64,
+        modulation_stride: modulation_stride as i64,
         eps: EPS as f32,
         rms: i32::from(case.rms),
     };
-    emulated.launch("layer_norm", &launch(&shape).unwrap(), &arguments.pack());
+    let report = emulated.launch("layer_norm", &launch(&shape).unwrap(), &arguments.pack());
 
     for r in 0..rows {
         let row = &x[r * stride..][..cols];
         let m = r / div % modulation_rows;
         let got: Vec<f32> = match output {
-            Float::F32 => emulated.download(y_at, r * stride, cols),
-            Float::Bf16 => {
-                emulated.download::<bf16>(y_at, r * stride, cols).iter().map(|y| y.to_f32()).collect()
-            }
+            Float::F32 => emulated.download(y_at, start[1] + r * y_stride, cols),
+            Float::Bf16 => emulated
+                .download::<bf16>(y_at, start[1] + r * y_stride, cols)
+                .iter()
+                .map(|y| y.to_f32())
+                .collect(),
         };
+        match output {
+            Float::F32 => emulated.untouched::<f32>(y_at, start[1] + r * y_stride + cols, case.y_gap),
+            Float::Bf16 => emulated.untouched::<bf16>(y_at, start[1] + r * y_stride + cols, case.y_gap),
+        }
         for j in 0..cols {
-            let affine = if case.affine { (weight[j].into(), bias[j].into()) } else { (1.0, 0.0) };
-            let modulation = case
-                .modulation
-                .map_or((0.0, 0.0), |_| (scale[m * cols + j].into(), shift[m * cols + j].into()));
+            let value = |k: usize, pair: bool, value: f32, none: f64| {
+                if pair && case.without != Some(k) { f64::from(value) } else { none }
+            };
+            let affine = (value(2, case.affine, weight[j], 1.0), value(3, case.affine, bias[j], 0.0));
+            let (at, modulated) = (m * modulation_stride + j, case.modulation.is_some());
+            let modulation = (value(4, modulated, scale[at], 0.0), value(5, modulated, shift[at], 0.0));
             let expected = expected(row, j, case.rms, affine, modulation);
             let expected = if output == Float::Bf16 { expected.stored_as_bf16() } else { expected };
             expected.check(got[j].into(), || format!("{case:?} row {r} column {j}"));
         }
     }
+    report
 }
 
-const PLAIN: Case = Case { rows: 5, cols: 64, gap: 0, rms: false, affine: false, modulation: None };
+pub const PLAIN: Case = Case {
+    rows: 5,
+    cols: 64,
+    gap: 0,
+    y_gap: 0,
+    modulation_gap: 0,
+    start: [0; 6],
+    without: None,
+    rule_cols: None,
+    spread: 1.0,
+    rms: false,
+    affine: false,
+    modulation: None,
+};
 
 #[test]
 fn rows_of_every_width_are_normalised() {
@@ -98,7 +143,12 @@ fn rows_of_every_width_are_normalised() {
         // A lone element, a tail, one warp's registers full, one more, a block's registers full, and beyond.
         for cols in [1, 3, 16, 512, 513, 516, 2048, 2052] {
             for rms in [false, true] {
-                run(emulated, Case { cols, rms, gap: cols % 4, ..PLAIN }, Float::F32, Float::F32);
+                run(
+                    emulated,
+                    Case { cols, rms, gap: cols % 4, y_gap: cols % 3, ..PLAIN },
+                    Float::F32,
+                    Float::F32,
+                );
             }
         }
     });
@@ -119,9 +169,48 @@ fn affine_weights_and_modulation_are_applied() {
 fn bf16_rows_are_read_and_written() {
     everywhere(|emulated| {
         for cols in [60, 61, 768] {
-            let case = Case { cols, affine: true, gap: 8 - cols % 4, ..PLAIN };
+            let case = Case { cols, affine: true, gap: 8 - cols % 4, y_gap: 4 - cols % 4, ..PLAIN };
             run(emulated, case, Float::Bf16, Float::Bf16);
             run(emulated, case, Float::Bf16, Float::F32);
+        }
+    });
+}
+
+#[test]
+fn an_operand_that_is_aligned_to_its_elements_only_is_moved_singly() {
+    everywhere(|emulated| {
+        let all = Case { rows: 3, affine: true, modulation: Some((1, 2)), ..PLAIN };
+        for cols in [20, 516] {
+            for k in 0..6 {
+                let mut start = [0; 6];
+                start[k] = 1;
+                run(emulated, Case { cols, start, ..all }, Float::F32, Float::F32);
+                run(emulated, Case { cols, start, ..all }, Float::F32, Float::Bf16);
+            }
+            for (gap, y_gap, modulation_gap) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+                run(emulated, Case { cols, gap, y_gap, modulation_gap, ..all }, Float::F32, Float::F32);
+            }
+        }
+    });
+}
+
+#[test]
+fn each_of_the_vectors_may_be_null() {
+    everywhere(|emulated| {
+        let all = Case { rows: 3, affine: true, modulation: Some((1, 2)), ..PLAIN };
+        for cols in [75, 76, 645, 1028] {
+            for without in 2..6 {
+                run(emulated, Case { cols, without: Some(without), ..all }, Float::F32, Float::F32);
+            }
+        }
+    });
+}
+
+#[test]
+fn where_the_variance_is_small_epsilon_counts() {
+    everywhere(|emulated| {
+        for spread in [1e-3, 1e-6, 0.0] {
+            run(emulated, Case { spread, ..PLAIN }, Float::F32, Float::F32);
         }
     });
 }

@@ -9,4 +9,5 @@ mod emulated;
 mod gemm;
 mod layer_norm;
 mod limits;
+mod mutations;
 mod support;

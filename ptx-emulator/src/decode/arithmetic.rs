@@ -427,7 +427,8 @@ fn real<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>, m: &m
     let half = matches!(t, Float::F16 | Float::F16x2);
     let bytes = ty.bytes();
     let bad = |cx: &FunctionDecoder, what: &str| Err(cx.error(format!("'{}': {what}", i.opcode)));
-    if ftz && t == Float::F64 || ftz && !wide && !half && i.opcode != "ex2" {
+    let coarse = matches!(i.opcode, "rcp" | "rsqrt") && approx;
+    if ftz && t == Float::F64 && !coarse || ftz && !wide && !half && i.opcode != "ex2" {
         return bad(cx, "'.ftz' is for f32 and f16");
     }
     if sat && !(t == Float::F32 || half) {
@@ -487,7 +488,7 @@ fn real<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>, m: &m
             Op::Float1(f, t, mode)
         }
         // rcp and rsqrt of f64: `.approx.ftz.f64`, a coarse start for Newton steps.
-        "rcp" => special(cx, Float1::RcpApprox, approx && t == Float::F32)?,
+        "rcp" => special(cx, Float1::RcpApprox, approx && (t == Float::F32 || ftz && wide))?,
         "rsqrt" => special(cx, Float1::RsqrtApprox, approx && wide)?,
         "sqrt" => special(cx, Float1::SqrtApprox, approx && t == Float::F32)?,
         "lg2" => special(cx, Float1::Lg2Approx, approx && t == Float::F32)?,

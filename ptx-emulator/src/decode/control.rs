@@ -39,8 +39,7 @@ pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instructi
             m.take("uni");
             m.finish()?;
             cx.count(i, 0..=0)?;
-            let op = if cx.info.kernel { Op::Exit } else { Op::Return };
-            cx.emit(op, [], []);
+            cx.leave()?;
         }
         "exit" => {
             m.finish()?;

@@ -137,7 +137,7 @@ impl<'d, 'a> FunctionDecoder<'d, 'a> {
         d.scope(body)?;
         // Falling off the end returns.
         d.line = body_line(body).unwrap_or(f.line);
-        d.emit(if f.kernel { Op::Exit } else { Op::Return }, [], []);
+        d.leave()?;
         d.info.end = d.module.code.len() as u32;
         d.info.planes = d.planes;
         d.info.preds = d.preds;
@@ -170,6 +170,21 @@ impl<'d, 'a> FunctionDecoder<'d, 'a> {
                 self.load_local(register, p.offset, v.ty)?;
             }
         }
+        Ok(())
+    }
+
+    /// Emits the end of a thread, or of a call. Results in registers travel as arguments in registers do.
+    pub(crate) fn leave(&mut self) -> Result<()> {
+        if self.info.kernel {
+            self.emit(Op::Exit, [], []);
+            return Ok(());
+        }
+        for r in self.info.returns.clone() {
+            if let Some(Name::Register { plane, ty, vector: 1 }) = self.lookup(&r.name) {
+                self.store_local(Slot::register(plane), r.offset, ty)?;
+            }
+        }
+        self.emit(Op::Return, [], []);
         Ok(())
     }
 

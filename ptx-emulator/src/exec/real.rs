@@ -20,7 +20,7 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
         }),
         Op::Fma(t, mode) => v.map3(i, m, |a, b, c| {
             halves(t, |k| {
-                let (a, b, c) = (part(t, a, k), part(t, b, k), part(t, c, k));
+                let (a, b, c) = (part(t, a, k, mode), part(t, b, k, mode), part(t, c, k, mode));
                 let exact = odd_sum(f64::from(a) * f64::from(b), f64::from(c));
                 let d = finish16(t, exact, mode);
                 let negative = d & 0x8000 != 0;
@@ -43,7 +43,7 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
         }),
         Op::Float2(f, t, mode) => v.map2(i, m, |a, b| {
             halves(t, |k| {
-                let (x, y) = (part(t, a, k), part(t, b, k));
+                let (x, y) = (part(t, a, k, mode), part(t, b, k, mode));
                 match f {
                     Float2::Add => finish16(t, odd_sum(f64::from(x), f64::from(y)), mode),
                     Float2::Sub => finish16(t, odd_sum(f64::from(x), -f64::from(y)), mode),
@@ -65,6 +65,8 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
                     Float1::Neg => a ^ 1 << 63,
                     Float1::Rcp => div64(1.0, x, mode.round).to_bits(),
                     Float1::Sqrt => sqrt64(x, mode.round).to_bits(),
+                    Float1::RcpApprox => coarse(a, |x| 1.0 / x),
+                    Float1::RsqrtApprox if mode.ftz => coarse(a, |x| 1.0 / x.sqrt()),
                     // rsqrt.approx.f64: 2^-22.9 is promised of the f32 one, about the same of this.
                     _ => approx.apply(1.0 / x.sqrt(), Bound::Relative(2f64.powf(-22.9)), a, salt).to_bits(),
                 }
@@ -75,8 +77,8 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
             let half = matches!(t, Float::F16 | Float::F16x2);
             v.map1(i, m, |a| {
                 halves(t, |k| {
-                    let bits = a >> (16 * k) & 0xFFFF;
-                    let x = f64::from(part(t, a, k));
+                    let bits = half_bits(t, a, k, mode);
+                    let x = f64::from(part(t, a, k, mode));
                     match f {
                         Float1::Abs => bits & 0x7FFF,
                         Float1::Neg => bits ^ 0x8000,
@@ -106,7 +108,8 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
                 TestP::Infinite => x.is_infinite(),
                 TestP::Number => !x.is_nan(),
                 TestP::NotANumber => x.is_nan(),
-                TestP::Normal => normal,
+                // Zeros count as normal (PTX ISA, "testp").
+                TestP::Normal => normal || x == 0.0,
                 TestP::Subnormal => subnormal,
             };
             let mut bits = 0;
@@ -137,9 +140,17 @@ fn halves(t: Float, f: impl Fn(u32) -> u32) -> u32 {
     if matches!(t, Float::F16x2 | Float::Bf16x2) { f(0) | f(1) << 16 } else { f(0) }
 }
 
+/// The `k`-th half; `.ftz` flushes a subnormal f16.
 #[inline(always)]
-fn part(t: Float, bits: u32, k: u32) -> f32 {
+fn half_bits(t: Float, bits: u32, k: u32, mode: FloatMode) -> u32 {
     let bits = bits >> (16 * k) & 0xFFFF;
+    let flushed = mode.ftz && matches!(t, Float::F16 | Float::F16x2) && bits & 0x7C00 == 0;
+    if flushed { bits & 0x8000 } else { bits }
+}
+
+#[inline(always)]
+fn part(t: Float, bits: u32, k: u32, mode: FloatMode) -> f32 {
+    let bits = half_bits(t, bits, k, mode);
     if matches!(t, Float::F16 | Float::F16x2) { f16(bits) } else { bf16(bits) }
 }
 
@@ -150,6 +161,15 @@ fn finish16(t: Float, x: f64, mode: FloatMode) -> u32 {
     let d = if half { to_f16(x, Round::Near) } else { to_bf16(x, Round::Near) };
     // .ftz flushes subnormal f16 results.
     if mode.ftz && half && d & 0x7C00 == 0 { d & 0x8000 } else { d }
+}
+
+/// `rcp.approx.ftz.f64` and `rsqrt.approx.ftz.f64`: the upper 32 bits of the input give the upper 32 bits of the result, the lower
+/// ones are ignored and zero; subnormals are flushed.
+fn coarse(a: u64, f: impl Fn(f64) -> f64) -> u64 {
+    let x = f64::from_bits(a & !0xFFFF_FFFF);
+    let y = f(if x.is_subnormal() { 0f64.copysign(x) } else { x });
+    let y = if y.is_subnormal() { 0f64.copysign(y) } else { y };
+    y.to_bits() & !0xFFFF_FFFF
 }
 
 fn saturate(x: f64) -> f64 {

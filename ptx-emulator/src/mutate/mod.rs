@@ -1,0 +1,157 @@
+//! Mutation tests of kernels, their host code, and of the checks that are to find what is wrong with them.
+//!
+//! A check that never fires proves nothing. So a kernel that is right is broken on purpose, one place at a time: each
+//! barrier, wait, fence, swizzle, bound, stride, shuffle mask and predicate of its PTX ([`ptx`]), and each buffer,
+//! argument and launch of its host code ([`host`]). The tests are run on every such mutant under several settings of what
+//! a GPU leaves open ([`campaign`]), and a table says what found it: a check, a wrong result, a hang, a refusal, or nothing
+//! ([`table`]). What nothing finds is equivalent to the original, and somebody has to say in writing why.
+
+pub mod campaign;
+pub mod host;
+pub mod ptx;
+pub mod table;
+
+pub use campaign::{Campaign, Case, Subject};
+pub use host::{Change, HostMutant, Rig};
+pub use ptx::PtxMutant;
+pub use table::{Explained, Outcome, Table};
+
+use crate::check::FindingKind;
+use crate::counters::Report;
+use crate::error::{LaunchError, MemoryError, ModuleError};
+use serde::Serialize;
+use std::fmt;
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A barrier of a block, a cluster or a warp is removed.
+    Barrier,
+    /// A wait for asynchronous work is removed, or lets one more group stay pending.
+    Wait,
+    /// A fence is removed.
+    Fence,
+    /// A commit of asynchronous work is removed.
+    Commit,
+    /// An exclusive or is replaced by its first operand.
+    Swizzle,
+    /// An integer comparison is off by one; a minimum or maximum, or the byte count of a copy, is dropped.
+    Bound,
+    /// A multiplier is off: a constant or a shift by a factor of two, a register replaced by 1.
+    Stride,
+    /// An added constant is doubled, or an address is moved by one access.
+    Offset,
+    /// A lane is missing from a mask, or an exchange is with another lane.
+    Shuffle,
+    /// A guard is dropped, a branch is never or always taken, a conjunction or selection keeps one side only.
+    Predicate,
+    /// Shared memory or a buffer is halved.
+    Size,
+    /// A buffer is freed before the launch that uses it.
+    Lifetime,
+    /// An argument of a launch is off.
+    Argument,
+    /// A launch is left out, or lacks its last blocks.
+    Launch,
+}
+
+impl Kind {
+    /// The name in ids and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Barrier => "barrier",
+            Kind::Wait => "wait",
+            Kind::Fence => "fence",
+            Kind::Commit => "commit",
+            Kind::Swizzle => "swizzle",
+            Kind::Bound => "bound",
+            Kind::Stride => "stride",
+            Kind::Offset => "offset",
+            Kind::Shuffle => "shuffle",
+            Kind::Predicate => "predicate",
+            Kind::Size => "size",
+            Kind::Lifetime => "lifetime",
+            Kind::Argument => "argument",
+            Kind::Launch => "launch",
+        }
+    }
+}
+
+/// What found a mutant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caught {
+    /// Findings of the emulator's checks.
+    Findings(Vec<FindingKind>, String),
+    /// More instructions than a right run takes many times over.
+    Hang,
+    /// The module, the launch or a copy of the host was refused.
+    Refused(String),
+    /// The test's own comparison failed.
+    WrongResult(String),
+    /// The emulator itself panicked: a fault of the tool.
+    Crash(String),
+}
+
+impl Caught {
+    /// The findings of a report, if it has any.
+    pub fn from_report(report: &Report) -> Option<Caught> {
+        if report.findings.is_empty() {
+            return None;
+        }
+        let mut kinds = Vec::new();
+        for f in &report.findings {
+            if !kinds.contains(&f.kind) {
+                kinds.push(f.kind);
+            }
+        }
+        Some(Caught::Findings(kinds, report.to_text()))
+    }
+
+    /// The column of the table: the name of the first finding's kind, or what else it was.
+    pub fn detector(&self) -> String {
+        match self {
+            Caught::Findings(kinds, _) => kind_name(kinds[0]),
+            Caught::Hang => "hang".into(),
+            Caught::Refused(_) => "refused".into(),
+            Caught::WrongResult(_) => "wrong result".into(),
+            Caught::Crash(_) => "crash".into(),
+        }
+    }
+}
+
+impl fmt::Display for Caught {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Caught::Findings(_, text)
+            | Caught::Refused(text)
+            | Caught::WrongResult(text)
+            | Caught::Crash(text) => f.write_str(text),
+            Caught::Hang => f.write_str("more instructions than a right run takes many times over"),
+        }
+    }
+}
+
+impl From<ModuleError> for Caught {
+    fn from(e: ModuleError) -> Caught {
+        Caught::Refused(e.to_string())
+    }
+}
+
+impl From<LaunchError> for Caught {
+    fn from(e: LaunchError) -> Caught {
+        Caught::Refused(e.to_string())
+    }
+}
+
+impl From<MemoryError> for Caught {
+    fn from(e: MemoryError) -> Caught {
+        Caught::Refused(e.to_string())
+    }
+}
+
+/// The name of a finding's kind as reports write it.
+pub fn kind_name(kind: FindingKind) -> String {
+    let value = serde_json::to_value(kind).ok();
+    value.as_ref().and_then(|v| v.as_str()).unwrap_or("?").to_owned()
+}
