@@ -18,7 +18,7 @@ fn case(name: &str) -> Case {
     let text = std::fs::read_to_string(path(&folder).join("config.json")).unwrap();
     let config = match name {
         "gpt2" => Config::Gpt2(serde_json::from_str::<gpt2::Config>(&text).unwrap()),
-        _ => Config::Llama(serde_json::from_str::<llama::Config>(&text).unwrap()),
+        _ => Config::Llama(Box::new(serde_json::from_str::<llama::Config>(&text).unwrap())),
     };
     let open = |file: &str| Golden::open(&format!("{folder}/{file}"));
     Case { config, weights: open("model.safetensors"), io: open("io.safetensors") }

@@ -19,7 +19,7 @@ pub(super) fn open(path: &Path, file: &Arc<Weights>) -> Result<(Config, Arc<dyn 
     config.validate()?;
     let table = dialects::gguf(architecture, config.num_attention_heads, config.kv_heads());
     let weights = table.apply(Arc::clone(file) as Arc<dyn TensorSource>)?;
-    Ok((Config::Llama(config), Arc::new(weights)))
+    Ok((Config::Llama(Box::new(config)), Arc::new(weights)))
 }
 
 fn config(metadata: Metadata<'_>, architecture: &str, file: &Weights) -> Result<llama::Config, String> {

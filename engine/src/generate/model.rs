@@ -193,7 +193,7 @@ fn hugging_face(path: &Path, json: &Path) -> Result<(Config, Arc<dyn TensorSourc
     }
     let config = match kind.as_str() {
         "gpt2" => Config::Gpt2(read_json::<gpt2::Config>(json)?),
-        _ => Config::Llama(read_json::<llama::Config>(json)?),
+        _ => Config::Llama(Box::new(read_json::<llama::Config>(json)?)),
     };
     let weights: Arc<dyn TensorSource> = Arc::new(Weights::open(path)?);
     let weights = match config {

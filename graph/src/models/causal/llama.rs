@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn limits_stay_within_the_context() {
-        let config = Causal::Llama(Config { num_hidden_layers: 1, ..Config::default() });
+        let config = Causal::Llama(Box::new(Config { num_hidden_layers: 1, ..Config::default() }));
         let limits = Limits { rows: 4, logits: 1, sequences: 2, context: 16 };
         let graph = config.forward(limits).unwrap();
         assert_eq!(graph.shape(graph.outputs[0].1).to_string(), "[1~1, 32000]");

@@ -23,7 +23,7 @@ const MAX_CONTEXT: usize = 1 << 24;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Config {
     /// Llama and its kin.
-    Llama(llama::Config),
+    Llama(Box<llama::Config>),
     /// GPT-2.
     Gpt2(gpt2::Config),
 }
