@@ -182,7 +182,16 @@ fn issue(
         return false;
     }
     let thread = w.id * 32 + l as u32;
-    let source = size == 0 || cx.place(w, i, l, Space::Global, from, bytes).is_some();
+    let place = if size == 0 { None } else { cx.place(w, i, l, Space::Global, from, bytes) };
+    let source = size == 0 || place.is_some();
+    if let Some(Place::Global(k, offset)) = place {
+        // It is read when the copy is done, which is a while from now.
+        let met = &cx.worker.met[k];
+        met.allocation.data.prefetch(offset);
+        if let Some(shadow) = &met.shadow {
+            shadow.prefetch(offset);
+        }
+    }
     if bytes as usize == ROW && source {
         let (judge, me) = cx.judge(w, l);
         if cx.cluster.blocks[w.block as usize].shared.take_off_row(&judge, me, to, thread) {

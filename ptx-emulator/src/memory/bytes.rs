@@ -3,6 +3,19 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+/// Brings what is referred to near the processor, where it can be asked to.
+#[inline(always)]
+pub fn prefetch<T>(what: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which reads and writes nothing, from an address that a reference gives.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(what).cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = what;
+}
+
 /// A zeroed range of bytes, shared between threads. Pages that nobody touches cost no memory.
 #[derive(Debug)]
 pub struct Bytes {
@@ -33,6 +46,14 @@ impl Bytes {
     /// Whether there is nothing (never: at least one word is kept).
     pub fn is_empty(&self) -> bool {
         self.words == 0
+    }
+
+    /// The 8 bytes at an offset will be read soon.
+    #[inline(always)]
+    pub fn prefetch(&self, offset: usize) {
+        let p = self.at(offset / 8 * 8, 8);
+        // SAFETY: `at` checked range and alignment; the reference is to an atomic, as all accesses are.
+        prefetch(unsafe { AtomicU64::from_ptr(p.cast()) });
     }
 
     #[inline(always)]
