@@ -1,6 +1,6 @@
 //! The small model end to end on its 16 pictures, against values from the original code: ids, latents, pictures.
 
-use selftok::{Picture, Selftok, Tokens};
+use selftok::{ComputeType, Picture, Selftok, Tokens};
 use selftok_workspace::{Array, Golden, assert_close, path};
 
 fn golden() -> Golden {
@@ -87,4 +87,14 @@ fn batches_give_what_single_pictures_give() {
         let many = four.encode_batch(&all[..6], Default::default()).unwrap();
         assert_eq!(alone.ids(), many.tokens.pictures().nth(i).unwrap());
     }
+}
+
+#[test]
+fn decoding_in_bf16_is_near_and_leaves_the_tokens_alone() {
+    let golden = golden();
+    let selftok =
+        Selftok::options().model(path("models/mini")).batch(4).decode_in(ComputeType::Bf16).open().unwrap();
+    latents("rendered_latent", &selftok.render_latents(&tokens(&golden)).unwrap(), &golden, 0.2);
+    let encoded = selftok.encode_batch(&pictures(&golden, "pictures")[..4], Default::default()).unwrap();
+    assert_eq!(encoded.tokens.ids(), &tokens(&golden).ids()[..4 * 64]);
 }

@@ -42,7 +42,9 @@ fn smollm2_knows_the_capital_of_france() {
     assert_eq!(streamed, answer);
     let chat = model.chat_template().unwrap();
     let asked = chat.render(&[Message::new("user", "What is the capital of France?")]).unwrap();
-    assert!(asked.contains("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"));
+    assert!(
+        asked.contains("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n")
+    );
     let ids = text.encode_rendered(&asked).unwrap();
     assert!(ids.contains(&1), "control tokens are one id each: {ids:?}");
     let answer = text.decode(&complete(&ids)).unwrap();

@@ -194,9 +194,9 @@ fn the_sampler_embeds_time_once_for_the_whole_grid_and_binds_what_weights_decide
     assert_eq!(counts[&Stage::Request], 24 + 1 + 1 + 2 + 1);
 }
 
-/// Fifty steps of the small model in f64.
+/// Fifty steps of the small model at 1e-4 on every backend. By default `mini_pipeline` runs them on the best one.
 #[test]
-#[ignore = "two runs of fifty steps in the plain interpreter take about 20 s"]
+#[ignore = "fourteen runs of fifty steps, two of them in the plain interpreter: a minute"]
 fn the_small_model_samples_what_the_original_does() {
     let (weights, golden) =
         (Golden::open("models/mini/tokenizer.safetensors"), Golden::open("models/mini/golden.safetensors"));

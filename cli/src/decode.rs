@@ -7,6 +7,7 @@ use crate::output::{self, count};
 use crate::staging::Staging;
 use anyhow::{Context, Result};
 use selftok::random::Generator;
+use selftok::solvers::Solver;
 use selftok::{Picture, Tokens};
 use serde_json::json;
 use std::collections::HashSet;
@@ -17,10 +18,12 @@ use std::time::Instant;
 ///
 /// Errors: see the engine's; nothing is written then.
 pub fn run(common: &args::Common, args: args::Decode) -> Result<()> {
-    let asks_diffusion =
-        args.prefix.is_some() || args.diffusion.steps.is_some() || args.diffusion.seed.is_some();
+    let asks_diffusion = args.prefix.is_some()
+        || args.diffusion.steps.is_some()
+        || args.diffusion.solver.is_some()
+        || args.diffusion.seed.is_some();
     if args.mode == Some(Mode::Render) && asks_diffusion {
-        let what = "--steps, --seed and --prefix are for --mode diffuse; the renderer takes one step from all tokens";
+        let what = "--steps, --solver, --seed and --prefix are for --mode diffuse; the renderer takes one step from all tokens";
         return Err(Usage(what.into()).into());
     }
     let files = load(&args.tokens, args.order)?;
@@ -37,6 +40,7 @@ pub fn run(common: &args::Common, args: args::Decode) -> Result<()> {
         true => Mode::Diffuse,
         false => Mode::Render,
     });
+    job.needs_decoding(mode)?;
 
     let started = Instant::now();
     let k = job.selftok.config().num_tokens;
@@ -56,7 +60,7 @@ pub fn run(common: &args::Common, args: args::Decode) -> Result<()> {
     let (decoded, total) = (started.elapsed(), job.elapsed());
     if common.json {
         let diffusion = (mode == Mode::Diffuse).then(|| {
-            json!({ "steps": args.diffusion.steps(), "seed": args.diffusion.seed(), "prefix": args.prefix })
+            json!({ "solver": args.diffusion.solver().name(), "steps": args.diffusion.steps(), "seed": args.diffusion.seed(), "prefix": args.prefix })
         });
         return output::print_json(&json!({
             "files": files,
@@ -91,6 +95,7 @@ pub fn run(common: &args::Common, args: args::Decode) -> Result<()> {
 pub struct Decoder<'a> {
     job: &'a Job,
     mode: Mode,
+    solver: Solver,
     steps: usize,
     prefix: Option<usize>,
     noise: Generator,
@@ -99,7 +104,9 @@ pub struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     /// A decoder that has decoded nothing yet.
     pub fn new(job: &'a Job, mode: Mode, diffusion: &args::Diffusion, prefix: Option<usize>) -> Self {
-        Decoder { job, mode, steps: diffusion.steps(), prefix, noise: Generator::new(diffusion.seed()) }
+        let (solver, steps, noise) =
+            (diffusion.solver(), diffusion.steps(), Generator::new(diffusion.seed()));
+        Decoder { job, mode, solver, steps, prefix, noise }
     }
 
     /// The pictures of the next tokens.
@@ -120,7 +127,8 @@ impl<'a> Decoder<'a> {
         let numel = selftok.config().latent_channels * selftok.config().latent_size.pow(2);
         let mut noise = vec![0.0; tokens.batch() * numel];
         noise.chunks_exact_mut(numel).for_each(|noise| self.noise.fill_normal(noise));
-        let decode = selftok.decode(tokens).steps(self.steps).noise(&noise).control(control);
+        let decode =
+            selftok.decode(tokens).solver(self.solver).steps(self.steps).noise(&noise).control(control);
         let decode = match self.prefix {
             Some(prefix) => decode.prefix(prefix),
             None => decode,

@@ -1,12 +1,13 @@
 //! `selftok encode`: pictures to a token file.
 
 use crate::args;
+use crate::failure::Usage;
 use crate::job::Job;
 use crate::output::{self, count};
 use crate::pictures;
 use anyhow::Result;
 use selftok::tokens::{Format, Order};
-use selftok::{Tokens, inputs};
+use selftok::{Part, Tokens, inputs};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -15,12 +16,20 @@ use std::time::Instant;
 ///
 /// Errors: see the engine's; nothing is written then.
 pub fn run(common: &args::Common, args: args::Encode) -> Result<()> {
+    if args.output.is_none() && !common.json {
+        let what = "the tokens have nowhere to go; name a file with --output, such as -o tokens.npy, or print them with --json";
+        return Err(Usage(what.into()).into());
+    }
     let paths = inputs::expand(&args.images)?;
     if let Some(path) = &args.output {
         Format::of(path)?;
         output::check_file(path)?;
     }
     let job = Job::open(common)?;
+    job.needs_encoding()?;
+    let started = Instant::now();
+    job.selftok.prepare(&[Part::ToLatent, Part::Encoder])?;
+    let bound = started.elapsed();
     let started = Instant::now();
     let mut progress = job.progress("encoding", paths.len());
     let (mut ids, mut score, mut margin) = (Vec::new(), Vec::new(), Vec::new());
@@ -43,7 +52,8 @@ pub fn run(common: &args::Common, args: args::Encode) -> Result<()> {
     let total = job.elapsed();
     if common.json {
         let seconds = json!({
-            "open": job.opened.as_secs_f64(), "encode": encoded.as_secs_f64(), "total": total.as_secs_f64()
+            "open": job.opened.as_secs_f64(), "bind": bound.as_secs_f64(),
+            "encode": encoded.as_secs_f64(), "total": total.as_secs_f64()
         });
         return output::print_json(&json!({
             "output": args.output,
@@ -58,12 +68,14 @@ pub fn run(common: &args::Common, args: args::Encode) -> Result<()> {
     if let (Some(path), false) = (&args.output, common.quiet) {
         let pictures = count(tokens.batch(), "picture");
         output::print(&format!(
-            "{}: {pictures}, {} tokens each of {} codes, {:.3} s (model opened in {:.3} s)\n",
+            "{}: {pictures}, {} tokens each of {} codes, {:.3} s (open {:.3}, bind {:.3}, encode {:.3})\n",
             path.display(),
             tokens.len(),
             job.selftok.config().codebook_size,
             total.as_secs_f64(),
             job.opened.as_secs_f64(),
+            bound.as_secs_f64(),
+            encoded.as_secs_f64(),
         ))?;
     }
     Ok(())

@@ -53,6 +53,18 @@ pub fn report(error: &anyhow::Error) -> u8 {
     code
 }
 
+/// Prints the help that was asked for, or says on stderr what is wrong with the arguments; gives the exit code.
+pub fn report_usage(error: &clap::Error) -> u8 {
+    if error.use_stderr() {
+        let _ = write!(io::stderr(), "selftok: {error}");
+        USAGE
+    } else {
+        // A closed stdout is a reader that left.
+        let _ = error.print();
+        DONE
+    }
+}
+
 fn interrupted(error: &anyhow::Error) -> bool {
     error.is::<Interrupted>()
         || error.downcast_ref::<selftok::Error>().is_some_and(selftok::Error::is_cancelled)

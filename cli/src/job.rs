@@ -1,12 +1,12 @@
 //! What every command that computes has in common: an open model, a device, and a flag that Ctrl-C sets.
 
-use crate::args::{Common, DeviceChoice, Dtype};
+use crate::args::{Common, DeviceChoice, Dtype, Mode};
 use crate::failure::{Interrupted, Usage};
-use crate::output::note;
 use crate::progress::Progress;
 use anyhow::{Context, Result};
 use selftok::pipeline::Options;
 use selftok::{ComputeType, Control, CpuOptions, Device, Selftok};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ pub struct Job {
     pub opened: Duration,
     cancel: Arc<AtomicBool>,
     started: Instant,
+    /// What is to be said of the device, once it computes.
+    announce: Cell<Option<String>>,
     quiet: bool,
     chunk: usize,
 }
@@ -39,11 +41,41 @@ impl Job {
         };
         let batch = usize::from(common.batch);
         let selftok = options(common)?.device(device(common)?).batch(batch).decode_in(decode_in).open()?;
-        if common.device == DeviceChoice::Auto && !common.quiet {
-            note(&format!("running on {}: this build has no kernels for GPUs", selftok.device()));
-        }
+        let announce = (common.device == DeviceChoice::Auto && !common.quiet)
+            .then(|| format!("running on {}: this build has no kernels for GPUs", selftok.device()));
         let chunk = CHUNK.div_ceil(batch) * batch;
-        Ok(Job { selftok, opened: started.elapsed(), cancel, started, quiet: common.quiet, chunk })
+        Ok(Job {
+            selftok,
+            opened: started.elapsed(),
+            cancel,
+            started,
+            announce: Cell::new(announce),
+            quiet: common.quiet,
+            chunk,
+        })
+    }
+
+    /// Errors: the model cannot encode pictures, and what it lacks.
+    pub fn needs_encoding(&self) -> Result<()> {
+        self.selftok.files().encoder()?;
+        self.selftok.files().vae()?;
+        Ok(())
+    }
+
+    /// Errors: the model cannot decode to pictures in this way, and what it lacks.
+    pub fn needs_decoding(&self, mode: Mode) -> Result<()> {
+        let files = self.selftok.files();
+        match mode {
+            Mode::Render => {
+                files.renderer()?;
+            }
+            Mode::Diffuse => {
+                files.diffusion()?;
+                files.tokens_per_stage()?;
+            }
+        }
+        files.vae()?;
+        Ok(())
     }
 
     /// Time since the job was opened.
@@ -63,7 +95,7 @@ impl Job {
 
     /// A progress bar over so many pictures.
     pub fn progress(&self, label: &str, items: usize) -> Progress {
-        Progress::new(label, items, self.quiet)
+        Progress::new(label, items, self.quiet, self.announce.take())
     }
 
     /// Watches the next part of a job: its progress goes to `callback` (see [`Progress::part`]), Ctrl-C stops it.

@@ -18,7 +18,7 @@ pub fn print(text: &str) -> Result<()> {
 
 /// Prints a JSON value on a line of its own.
 ///
-/// Errors: as [`print`].
+/// Errors: as [`print()`].
 pub fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value}\n"))
 }

@@ -1,5 +1,6 @@
 //! A progress bar, on a terminal alone: in a log file it would be litter.
 
+use crate::output::note;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -12,14 +13,16 @@ pub struct Progress {
     items: u64,
     /// Pictures of the present part.
     part: u64,
+    /// What to say once something is computed: an error before that is then all there is on stderr.
+    announce: Option<String>,
 }
 
 /// The bar counts thousandths of a picture.
 const PARTS: u64 = 1000;
 
 impl Progress {
-    /// A bar over so many pictures, unless stderr is no terminal or `quiet`.
-    pub fn new(label: &str, items: usize, quiet: bool) -> Self {
+    /// A bar over so many pictures, unless stderr is no terminal or `quiet`; `announce` is said when the first kernel is done.
+    pub fn new(label: &str, items: usize, quiet: bool, announce: Option<String>) -> Self {
         let show = !quiet && std::io::stderr().is_terminal();
         let bar = show.then(|| {
             let bar = ProgressBar::with_draw_target(Some(items as u64 * PARTS), ProgressDrawTarget::stderr());
@@ -30,7 +33,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Progress { bar, done: 0, items: items as u64, part: 0 }
+        Progress { bar, done: 0, items: items as u64, part: 0, announce }
     }
 
     /// The next so many pictures begin; those before are done. Call the result with what is done of them and the whole, in
@@ -39,6 +42,12 @@ impl Progress {
         self.done += self.part;
         self.part = items as u64;
         move |done, total| {
+            if let Some(text) = self.announce.take() {
+                match &self.bar {
+                    Some(bar) => bar.suspend(|| note(&text)),
+                    None => note(&text),
+                }
+            }
             if let Some(bar) = &self.bar {
                 let part = self.part * PARTS * done.min(total) / total.max(1);
                 bar.set_position((self.done * PARTS + part).min(self.items * PARTS));

@@ -23,6 +23,7 @@ pub fn run(common: &args::Common, args: args::Recon) -> Result<()> {
     let paths = inputs::expand(&args.images)?;
     output::check_file(&args.output)?;
     let job = Job::open(common)?;
+    job.needs_encoding()?;
     let mut columns = columns(&job, &args.diffusion, &args.prefixes)?;
     check_sheet(&columns, paths.len(), job.image_size())?;
 
@@ -89,13 +90,8 @@ fn columns<'a>(job: &Job, diffusion: &'a Diffusion, prefixes: &[usize]) -> Resul
             }
             columns.push(column(format!("first {prefix}"), Mode::Diffuse, Some(prefix)));
         }
-    } else if !prefixes.is_empty() {
-        job.selftok.files().diffusion()?;
-        job.selftok.files().tokens_per_stage()?;
-    }
-    if columns.is_empty() {
-        // The engine says what is missing.
-        job.selftok.files().renderer()?;
+    } else if !prefixes.is_empty() || columns.is_empty() {
+        job.needs_decoding(Mode::Diffuse)?;
     }
     Ok(columns)
 }
@@ -172,7 +168,7 @@ impl Report<'_> {
             let seconds = column.time.as_secs_f64() / self.paths.len() as f64;
             times.extend([format!("{seconds:.3} s"), String::new()]);
         }
-        let mut table = Table::new(1, heading);
+        let mut table = Table::new("lr", heading);
         for (i, path) in self.paths.iter().enumerate() {
             let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
             let scores = self.columns.iter().map(|column| column.scores[i]);

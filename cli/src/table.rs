@@ -1,21 +1,27 @@
-//! A table for people: columns as wide as their widest cell, names left, numbers right.
+//! A table for people: columns as wide as their widest cell, text to the left, numbers to the right.
 
 /// Rows of cells under a heading.
 pub struct Table {
     rows: Vec<Vec<String>>,
-    /// How many columns from the left hold names.
-    names: usize,
+    /// A letter a column: `l` for text, `r` for numbers; the last one goes for all that follow.
+    sides: &'static str,
 }
 
 impl Table {
-    /// A table with this heading, whose first `names` columns hold names.
-    pub fn new(names: usize, heading: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Table { rows: vec![heading.into_iter().map(Into::into).collect()], names }
+    /// A table with this heading. `sides` has a letter for each column, `l` for text and `r` for numbers; the last one goes
+    /// for all that follow.
+    pub fn new(sides: &'static str, heading: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Table { rows: vec![heading.into_iter().map(Into::into).collect()], sides }
     }
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    fn is_text(&self, column: usize) -> bool {
+        let side = self.sides.chars().nth(column).or(self.sides.chars().last());
+        side == Some('l')
     }
 }
 
@@ -36,7 +42,7 @@ impl std::fmt::Display for Table {
             for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
                 line += if column > 0 { "  " } else { "" };
                 line +=
-                    &if column < self.names { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
+                    &if self.is_text(column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
             }
             writeln!(f, "{}", line.trim_end())?;
         }
@@ -50,7 +56,7 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let mut table = Table::new(1, ["picture", "PSNR"]);
+        let mut table = Table::new("lr", ["picture", "PSNR"]);
         table.row(["a.png", "24.1"]);
         table.row(["longer name.png", "9.0"]);
         assert_eq!(

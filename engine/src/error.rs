@@ -11,22 +11,28 @@ pub enum Error {
     Model(#[from] selftok_loader::Error),
     /// A network cannot be built from its configuration.
     #[error(transparent)]
-    Graph(#[from] selftok_graph::GraphError),
+    Graph(Box<selftok_graph::GraphError>),
     /// A network cannot be compiled.
     #[error(transparent)]
-    Compile(#[from] selftok_graph::CompileError),
+    Compile(Box<selftok_graph::CompileError>),
     /// A picture cannot be read or made.
     #[error(transparent)]
     Picture(#[from] crate::PictureError),
     /// Tokens that are not the model's.
     #[error(transparent)]
     Tokens(#[from] crate::tokens::TokensError),
+    /// A solver that does not go with a network, its noise schedule or the number of steps.
+    #[error(transparent)]
+    Solver(#[from] crate::solvers::SolverError),
     /// Steps or a prefix that are not possible.
     #[error(transparent)]
     Schedule(#[from] crate::schedule::ScheduleError),
     /// Text cannot be generated as asked.
     #[error(transparent)]
     Generate(#[from] crate::generate::GenerateError),
+    /// A network that is not supported, or named tensors that are not its.
+    #[error(transparent)]
+    Network(#[from] crate::networks::NetworkError),
     /// A slice that is not a whole number of items.
     #[error("{what}: {len} numbers are not a whole number of items of {item}")]
     NotWhole {
@@ -110,6 +116,18 @@ pub enum Error {
         /// `entry`, `input`, `output`, `slot` or `slot table`.
         kind: &'static str,
     },
+}
+
+impl From<selftok_graph::GraphError> for Error {
+    fn from(error: selftok_graph::GraphError) -> Self {
+        Error::Graph(Box::new(error))
+    }
+}
+
+impl From<selftok_graph::CompileError> for Error {
+    fn from(error: selftok_graph::CompileError) -> Self {
+        Error::Compile(Box::new(error))
+    }
 }
 
 impl Error {

@@ -253,6 +253,11 @@ impl Builder {
 }
 
 impl<'g> Tensor<'g> {
+    /// The builder that records it.
+    pub(crate) fn builder(self) -> &'g Builder {
+        self.g
+    }
+
     /// The value in the graph.
     pub fn id(self) -> ValueId {
         self.id
@@ -418,22 +423,74 @@ impl<'g> Tensor<'g> {
     /// Convolution of NHWC with weights `{name}.weight [out, I, k, k]`, `{name}.bias [out]`;
     /// `padding` is top, bottom, left, right.
     pub fn conv2d(self, name: &str, out: usize, k: usize, stride: usize, padding: [usize; 4]) -> Tensor<'g> {
-        let shape = self.shape();
+        let bias = self.g.weight(&format!("{name}.bias"), [out]);
+        let weight = self.g.weight(&format!("{name}.weight"), [out, self.shape().last(), k, k]);
+        self.conv2d_with(weight, Some(bias), stride, padding)
+    }
+
+    /// Convolution of NHWC for given `weight [out, I, kh, kw]` and `bias [out]`.
+    pub fn conv2d_with(
+        self,
+        weight: Tensor<'g>,
+        bias: Option<Tensor<'g>>,
+        stride: usize,
+        padding: [usize; 4],
+    ) -> Tensor<'g> {
+        let (shape, w) = (self.shape(), weight.shape());
         let [t, b, l, r] = padding;
+        let &[out, channels, kh, kw] = &w.sizes()[..] else {
+            self.g.fail("conv2d", &[self, weight], "weight [out, I, kh, kw]".into());
+            return self;
+        };
+        let ok = shape.rank() == 4
+            && stride > 0
+            && kh.min(kw) > 0
+            && shape.last() == channels
+            && shape.0[1].size + t + b >= kh
+            && shape.0[2].size + l + r >= kw
+            && shape.0[1..].iter().all(|dim| dim.extent.is_none())
+            && bias.is_none_or(|bias| bias.shape().sizes() == [out]);
+        let want = || format!("NHWC of {channels} channels and at least {kh} x {kw} pixels, bias [{out}]");
+        if !self.require(ok, "conv2d", &[weight], want) {
+            return self;
+        }
+        let side = |n: usize, pad: usize, k: usize| Dim::from((n + pad - k) / stride + 1);
+        let dims =
+            [shape.0[0], side(shape.0[1].size, t + b, kh), side(shape.0[2].size, l + r, kw), out.into()];
+        let mut others = vec![weight];
+        others.extend(bias);
+        self.one(Op::Conv2d { stride, padding, bias: bias.is_some() }, &others, dims.into())
+    }
+
+    /// Convolution of NHWC with weights `{name}.weight [out, I, k, k]` alone, without padding.
+    pub fn conv2d_no_bias(self, name: &str, out: usize, k: usize, stride: usize) -> Tensor<'g> {
+        let shape = self.shape();
         let ok = shape.rank() == 4
             && stride > 0
             && k > 0
-            && shape.0[1].size + t + b >= k
-            && shape.0[2].size + l + r >= k
+            && shape.0[1..3].iter().all(|dim| dim.size >= k)
             && shape.0[1..].iter().all(|dim| dim.extent.is_none());
         if !self.require(ok, "conv2d", &[], || format!("NHWC of at least {k} x {k} pixels")) {
             return self;
         }
         let weight = self.g.weight(&format!("{name}.weight"), [out, shape.last(), k, k]);
-        let bias = self.g.weight(&format!("{name}.bias"), [out]);
-        let side = |n: usize, pad: usize| Dim::from((n + pad - k) / stride + 1);
-        let dims = [shape.0[0], side(shape.0[1].size, t + b), side(shape.0[2].size, l + r), out.into()];
-        self.one(Op::Conv2d { stride, padding, bias: true }, &[weight, bias], dims.into())
+        let side = |n: usize| Dim::from((n - k) / stride + 1);
+        let dims = [shape.0[0], side(shape.0[1].size), side(shape.0[2].size), out.into()];
+        self.one(Op::Conv2d { stride, padding: [0; 4], bias: false }, &[weight], dims.into())
+    }
+
+    /// This value once for each item of a batch: dimension 0, of size 1, becomes `batch`.
+    pub fn expand(self, batch: Dim) -> Tensor<'g> {
+        let shape = self.shape();
+        let ok = shape.0.first().is_some_and(|dim| dim.size == 1 && dim.extent.is_none());
+        if !self.require(ok, "expand", &[], || "a first dimension of size 1".into()) {
+            return self;
+        }
+        // A sum with zeros: known at bind where the value is, so that a run only copies it.
+        let mut ones = vec![1; shape.rank()];
+        ones[0] = batch.size;
+        let x = self + self.g.constant(Shape::fixed(&ones), vec![0.0; batch.size]);
+        if batch.extent.is_some() { x.restrict(0, batch) } else { x }
     }
 
     /// Each pixel of NHWC twice in both directions.

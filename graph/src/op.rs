@@ -20,6 +20,8 @@ pub enum Activation {
     QuickGelu,
     /// `max(x, 0)`
     Relu,
+    /// Hyperbolic tangent.
+    Tanh,
 }
 
 impl Activation {
@@ -33,6 +35,7 @@ impl Activation {
             }
             Activation::GeluErf => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
             Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+            Activation::Tanh => x.tanh(),
             // Not `max`, which would turn NaN into 0.
             Activation::Relu => {
                 if x < 0.0 {

@@ -98,6 +98,7 @@ macro_rules! with_activation {
             selftok_graph::Activation::GeluErf => body!(GeluErf),
             selftok_graph::Activation::QuickGelu => body!(QuickGelu),
             selftok_graph::Activation::Relu => body!(Relu),
+            selftok_graph::Activation::Tanh => body!(Tanh),
         }
     }};
 }

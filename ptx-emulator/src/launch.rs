@@ -346,6 +346,12 @@ impl Launch {
         });
     }
 
+    /// The device memory that ordinary accesses touched so far, by address; empty when races are not looked for.
+    /// Whoever runs several launches at once can tell from it which two of them conflict.
+    pub fn touched(&self) -> Vec<crate::memory::shadow::Touched> {
+        self.state.shadow.touched()
+    }
+
     /// What was found and counted so far; the launch need not be over.
     pub fn finish(mut self) -> Report {
         if let Some(worker) = self.own.take() {

@@ -41,6 +41,7 @@ pub mod ir;
 pub mod launch;
 pub mod memory;
 pub mod parse;
+pub mod tensor_map;
 pub mod types;
 
 pub use approx::{Accumulation, Approximation, ApproximationMode};

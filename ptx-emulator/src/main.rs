@@ -1,5 +1,7 @@
 //! The program: runs one kernel of a PTX file on files and numbers given on the command line.
 
+mod exec_command;
+
 use clap::{Parser, Subcommand};
 use ptx_emulator::{Device, Gpu, LaunchConfig, Module, Options, Order};
 use std::path::PathBuf;
@@ -16,6 +18,8 @@ struct Cli {
 enum Command {
     /// Runs a kernel. Exit code: 0 clean, 2 wrong usage, 3 findings.
     Run(Run),
+    /// Runs a program on the stand-in libcuda. Exit code: 3 findings, else the program's.
+    Exec(exec_command::Exec),
 }
 
 #[derive(clap::Args)]
@@ -64,10 +68,14 @@ fn triple(text: &str) -> Result<Triple, String> {
 }
 
 fn main() -> ExitCode {
-    let Command::Run(run) = Cli::parse().command;
-    match execute(&run) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(3),
+    let outcome = match Cli::parse().command {
+        Command::Run(run) => {
+            execute(&run).map(|clean| if clean { ExitCode::SUCCESS } else { ExitCode::from(3) })
+        }
+        Command::Exec(exec) => exec_command::exec(&exec),
+    };
+    match outcome {
+        Ok(code) => code,
         Err(message) => {
             eprintln!("ptx-emulator: {message}");
             ExitCode::from(2)

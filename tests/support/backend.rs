@@ -2,9 +2,11 @@
 //! compiled engine.
 
 use selftok::{CpuOptions, Device, Executable};
-use selftok_graph::{DType, Port, Program};
+use selftok_graph::{DType, Plan, Port, Program};
 use selftok_kernels_cpu::Isa;
 use selftok_kernels_cpu::reference::{self, Interpreter, Named, Slots};
+use selftok_loader::Generated;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Something that runs programs.
@@ -63,6 +65,18 @@ impl Engine {
         Engine { options, off: vec![] }
     }
 
+    /// A device of its own.
+    pub fn device(&self) -> Device {
+        Device::cpu(self.options).expect("threads")
+    }
+
+    /// Compiles for a device.
+    pub fn compile(&self, program: &Program, device: &Device) -> Plan {
+        let mut target = device.target();
+        target.off = self.off.clone();
+        selftok_graph::compile(program, &target).unwrap_or_else(|error| panic!("{}: {error}", program.name))
+    }
+
     /// Without these passes, on two threads.
     pub fn without(passes: &[&str]) -> Engine {
         let options = CpuOptions { threads: 2, ..CpuOptions::default() };
@@ -78,28 +92,38 @@ impl Backend for Engine {
     }
 
     fn open<'p>(&self, program: &'p Program, weights: &reference::Weights<'_>) -> Box<dyn Session + 'p> {
-        let device = Device::cpu(self.options.clone()).expect("threads");
-        let mut target = device.target();
-        target.off = self.off.clone();
-        let plan = selftok_graph::compile(program, &target).unwrap_or_else(|error| panic!("{error}"));
-        let mut stored = std::collections::HashMap::new();
+        let device = self.device();
+        let plan = self.compile(program, &device);
+        let mut stored = HashMap::new();
         for weight in &plan.weights {
             let values = weights(&weight.name).unwrap_or_else(|| panic!("no weight '{}'", weight.name));
             stored.insert(weight.name.clone(), values);
         }
         let shapes = plan.weights.iter().map(|weight| (weight.name.clone(), weight.shape.clone()));
-        let source = selftok_loader::Generated::new(shapes, move |name, start, out| {
+        let source = Generated::new(shapes, move |name, start, out| {
             out.copy_from_slice(&stored[name][start..start + out.len()]);
         });
         let executable =
             Executable::bind(plan, Arc::new(source), &device).unwrap_or_else(|error| panic!("{error}"));
-        Box::new(Compiled { program, session: executable.session() })
+        Box::new(Compiled::new(&executable))
     }
 }
 
-struct Compiled<'p> {
-    program: &'p Program,
+/// A session of a bound executable, run by names.
+pub struct Compiled {
     session: selftok::Session,
+}
+
+impl Compiled {
+    /// A session of its own.
+    pub fn new(executable: &Executable) -> Compiled {
+        Compiled { session: executable.session() }
+    }
+
+    /// The session, for what names do not reach.
+    pub fn session(&mut self) -> &mut selftok::Session {
+        &mut self.session
+    }
 }
 
 enum Numbers {
@@ -107,7 +131,7 @@ enum Numbers {
     I32(Vec<i32>),
 }
 
-impl Session for Compiled<'_> {
+impl Session for Compiled {
     fn run(&mut self, entry: &str, inputs: &Named, table: &[Slots]) -> Named {
         let exe = self.session.executable().clone();
         let plan = exe.plan();
@@ -157,7 +181,7 @@ impl Session for Compiled<'_> {
         let id = exe.entry(entry).expect("a known entry");
         self.session
             .run_entry(id, &slots, &given, &mut outputs, Default::default())
-            .unwrap_or_else(|error| panic!("{}: {error}", self.program.name));
+            .unwrap_or_else(|error| panic!("{error}"));
         let arrays = ports.outputs.iter().zip(got).map(|(port, numbers)| {
             let data = match numbers {
                 Numbers::F32(values) => values.into_iter().map(f64::from).collect(),
@@ -177,16 +201,12 @@ pub fn all() -> Vec<Box<dyn Backend>> {
     backends
 }
 
-/// The engine at every instruction set of this machine, on one thread and on several.
+/// The engine at every instruction set of this machine, each on one thread and on two.
 pub fn engines() -> Vec<Box<dyn Backend>> {
-    let isas = Isa::available();
-    isas.into_iter()
-        .enumerate()
-        .map(|(i, isa)| {
-            let options = CpuOptions { threads: 1 + i % 2, isa: Some(isa), ..CpuOptions::default() };
-            Box::new(Engine::new(options)) as Box<dyn Backend>
-        })
-        .collect()
+    let options = Isa::available().into_iter().flat_map(|isa| {
+        [1, 2].map(|threads| CpuOptions { threads, isa: Some(isa), ..CpuOptions::default() })
+    });
+    options.map(|options| Box::new(Engine::new(options)) as Box<dyn Backend>).collect()
 }
 
 /// Inputs by name.

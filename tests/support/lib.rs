@@ -7,6 +7,6 @@ pub mod procedural;
 pub mod random;
 
 pub use backend::{Backend, Reference, Session};
-pub use compare::{assert_close, assert_same_ids};
+pub use compare::{assert_close, assert_same_ids, assert_within_f32};
 pub use golden::{Golden, path};
 pub use selftok_kernels_cpu::reference::{Array, Named, Slots};

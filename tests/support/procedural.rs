@@ -1,107 +1,108 @@
 //! Procedural weights: numbers that follow from a tensor's name and shape alone.
 //!
 //! The released configuration has gigabytes of weights. Golden values of it were made with these instead, so that a
-//! test of the full size needs no file but its results.
+//! test of the full size needs no file but its results. Each element follows from its index, so any part of a tensor
+//! can be made without the rest: an engine that packs weights row by row never holds them twice.
 
+use selftok_loader::Generated;
 use std::collections::BTreeMap;
 
-/// Number of tokens' positions: token `k` stands at `1000 + 8k`.
-fn position(k: usize) -> f64 {
-    1000.0 + 8.0 * k as f64
-}
-
-/// Uniform numbers in [-1, 1) that follow from a key: FNV-1a seeds SplitMix64.
-pub fn uniform(key: &str) -> impl Iterator<Item = f32> {
+/// Uniform numbers in [-1, 1) that follow from a key and an index: FNV-1a seeds SplitMix64.
+pub fn uniform(key: &str) -> impl Fn(usize) -> f32 + Copy + use<> {
     const PRIME: u64 = 0x0000_0100_0000_01B3;
     let seed = key.bytes().fold(0xCBF2_9CE4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(PRIME));
-    (1u64..).map(move |i| {
-        let z = seed.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    move |i| {
+        let z = seed.wrapping_add((i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 * (-23f32).exp2() - 1.0
-    })
-}
-
-/// The weights of a list of names and shapes.
-pub struct Procedural {
-    shapes: BTreeMap<String, Vec<usize>>,
-}
-
-impl Procedural {
-    /// For the shapes of a key list such as `full_tok_keys.json`, in `tests/golden/selftok`.
-    ///
-    /// # Panics
-    /// Where the list cannot be read.
-    pub fn open(file: &str) -> Procedural {
-        let relative = format!("tests/golden/selftok/{file}");
-        let text =
-            std::fs::read_to_string(super::path(&relative)).unwrap_or_else(|e| panic!("{relative}: {e}"));
-        let keys: BTreeMap<String, (Vec<usize>, String)> =
-            serde_json::from_str(&text).unwrap_or_else(|e| panic!("{relative}: {e}"));
-        Procedural::of(keys.into_iter().map(|(name, (shape, _))| (name, shape)))
-    }
-
-    /// For given names and shapes.
-    pub fn of(shapes: impl IntoIterator<Item = (String, Vec<usize>)>) -> Procedural {
-        Procedural { shapes: shapes.into_iter().collect() }
-    }
-
-    /// A weight that inference uses, or `None` where the list has none of that name.
-    pub fn weight(&self, key: &str) -> Option<Vec<f32>> {
-        let shape = self.shapes.get(key)?;
-        let numel: usize = shape.iter().product();
-        let last = key.rsplit('.').next().unwrap_or(key);
-        let scaled =
-            |factor: f32, offset: f32| uniform(key).take(numel).map(|x| offset + factor * x).collect();
-        Some(match key {
-            "encoder.pos_embed" => grid_table(shape),
-            "model.context_pos_embed" => {
-                (0..shape[1]).flat_map(|k| sincos(shape[2], position(k))).map(|v| v as f32).collect()
-            }
-            _ if last == "embed" => {
-                let values: Vec<f32> = scaled(1.0, 0.0);
-                let width = shape[shape.len() - 1];
-                values.chunks_exact(width).flat_map(unit).collect()
-            }
-            _ if key.contains("norm") => scaled(0.25, if last == "weight" { 1.0 } else { 0.0 }),
-            _ if ["query_tokens", "pos_embed", "positional_embedding", "mask_token"].contains(&last) => {
-                scaled(0.75, 0.0)
-            }
-            _ if shape.len() >= 2 => {
-                let strong = ["attn.qkv", "to_query_kv", "query_linear", "query_proj"];
-                let gain = match () {
-                    () if key.contains("adaLN") => 0.5,
-                    () if strong.iter().any(|part| key.contains(part)) => 2.0,
-                    () => 1.0,
-                };
-                scaled((gain * (3.0 / (numel / shape[0]) as f64).sqrt()) as f32, 0.0)
-            }
-            _ => scaled(0.15, 0.0),
-        })
+        ((z ^ (z >> 31)) >> 40) as f32 * (1.0 / (1 << 23) as f32) - 1.0
     }
 }
 
-/// A row scaled to unit length in f64.
-fn unit(row: &[f32]) -> Vec<f32> {
-    let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-    row.iter().map(|&x| (f64::from(x) / length) as f32).collect()
+/// The first numbers of a key, of unit variance: how the golden inputs were made.
+pub fn unit_noise(key: &str, numel: usize) -> Vec<f32> {
+    let x = uniform(key);
+    (0..numel).map(|i| x(i) * 3f32.sqrt()).collect()
 }
 
-/// Sines, then cosines, of `p` at `width / 2` falling frequencies.
-fn sincos(width: usize, p: f64) -> Vec<f64> {
-    let half = width / 2;
-    let phase = |i: usize| p * 10000f64.powf(-(i as f64) / half as f64);
-    (0..half).map(|i| phase(i).sin()).chain((0..half).map(|i| phase(i).cos())).collect()
+/// Names and shapes of a key list such as `full_tok_keys.json`, in `tests/golden/selftok`.
+///
+/// # Panics
+/// Where the list cannot be read.
+pub fn shapes(file: &str) -> BTreeMap<String, Vec<usize>> {
+    let relative = format!("tests/golden/selftok/{file}");
+    let text = std::fs::read_to_string(super::path(&relative)).unwrap_or_else(|e| panic!("{relative}: {e}"));
+    let keys: BTreeMap<String, (Vec<usize>, String)> =
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{relative}: {e}"));
+    keys.into_iter().map(|(name, (shape, _))| (name, shape)).collect()
 }
 
-/// A square table `[1, G*G, D]`: the column's sinusoids, then the row's.
-fn grid_table(shape: &[usize]) -> Vec<f32> {
-    let (side, width) = (shape[1].isqrt(), shape[2]);
-    let cell = |i: usize| {
-        let (column, row) = ((i % side) as f64, (i / side) as f64);
-        sincos(width / 2, column).into_iter().chain(sincos(width / 2, row))
+/// A source of the weights of these names and shapes.
+pub fn source(shapes: BTreeMap<String, Vec<usize>>) -> Generated {
+    Generated::new(shapes.clone(), move |name, start, out| fill(name, &shapes[name], start, out))
+}
+
+/// Elements `start ..` of a weight that inference uses.
+pub fn fill(key: &str, shape: &[usize], start: usize, out: &mut [f32]) {
+    let x = uniform(key);
+    let last = key.rsplit('.').next().unwrap_or(key);
+    let width = shape[shape.len() - 1];
+    let scaled = |factor: f32, offset: f32, out: &mut [f32]| {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = offset + factor * x(start + i);
+        }
     };
-    (0..shape[1]).flat_map(cell).map(|v| v as f32).collect()
+    match key {
+        // A square table `[1, G*G, D]`: the column's sinusoids, then the row's.
+        "encoder.pos_embed" => {
+            let (side, half) = (shape[1].isqrt(), width / 2);
+            for (i, out) in (start..).zip(out) {
+                let (cell, c) = (i / width, i % width);
+                let place = if c < half { cell % side } else { cell / side };
+                *out = sinusoid(half, place as f64, c % half);
+            }
+        }
+        // Token `k` stands at `1000 + 8k`.
+        "model.context_pos_embed" => {
+            for (i, out) in (start..).zip(out) {
+                *out = sinusoid(width, 1000.0 + 8.0 * (i / width) as f64, i % width);
+            }
+        }
+        // Rows of unit length, scaled in f64.
+        _ if last == "embed" => {
+            let (mut row, mut length) = (usize::MAX, 1.0);
+            for (i, out) in (start..).zip(out) {
+                if row != i / width {
+                    row = i / width;
+                    let squares = (row * width..(row + 1) * width).map(|i| f64::from(x(i)) * f64::from(x(i)));
+                    length = squares.sum::<f64>().sqrt();
+                }
+                *out = (f64::from(x(i)) / length) as f32;
+            }
+        }
+        _ if key.contains("norm") => scaled(0.25, if last == "weight" { 1.0 } else { 0.0 }, out),
+        _ if ["query_tokens", "pos_embed", "positional_embedding", "mask_token"].contains(&last) => {
+            scaled(0.75, 0.0, out)
+        }
+        _ if shape.len() >= 2 => {
+            let strong = ["attn.qkv", "to_query_kv", "query_linear", "query_proj"];
+            let gain = match () {
+                () if key.contains("adaLN") => 0.5,
+                () if strong.iter().any(|part| key.contains(part)) => 2.0,
+                () => 1.0,
+            };
+            let fan: usize = shape[1..].iter().product();
+            scaled((gain * (3.0 / fan as f64).sqrt()) as f32, 0.0, out)
+        }
+        _ => scaled(0.15, 0.0, out),
+    }
+}
+
+/// Element `i` of `width` sinusoids of `p`: sines, then cosines, at `width / 2` falling frequencies.
+fn sinusoid(width: usize, p: f64, i: usize) -> f32 {
+    let half = width / 2;
+    let phase = p * 10000f64.powf(-((i % half) as f64) / half as f64);
+    (if i < half { phase.sin() } else { phase.cos() }) as f32
 }
 
 #[cfg(test)]
@@ -123,11 +124,15 @@ mod tests {
             };
             for name in golden.names().into_iter().filter(used) {
                 let shape = golden.get(&name).shape;
-                let made = Procedural::of([(name.clone(), shape)]).weight(&name).unwrap();
                 let stored = golden.weight(&name).unwrap();
-                // Sines and cosines may differ in the last place between libraries.
-                let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 6e-8;
-                assert!(made.iter().zip(&stored).all(close), "{file}: {name}");
+                // From the middle of a row on, too.
+                for start in [0, stored.len() / 3] {
+                    let mut made = vec![f32::NAN; stored.len() - start];
+                    fill(&name, &shape, start, &mut made);
+                    // Sines and cosines may differ in the last place between libraries.
+                    let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 6e-8;
+                    assert!(made.iter().zip(&stored[start..]).all(close), "{file}: {name}");
+                }
             }
         }
     }

@@ -94,8 +94,8 @@ impl<'g> Grower<'g> {
     }
 
     fn activation(&mut self) -> Activation {
-        use Activation::{GeluErf, GeluTanh, Identity, QuickGelu, Relu, Silu};
-        self.r.of(&[Identity, Silu, GeluTanh, GeluErf, QuickGelu, Relu])
+        use Activation::{GeluErf, GeluTanh, Identity, QuickGelu, Relu, Silu, Tanh};
+        self.r.of(&[Identity, Silu, GeluTanh, GeluErf, QuickGelu, Relu, Tanh])
     }
 
     /// Something that broadcasts over `[B, N, width]`.

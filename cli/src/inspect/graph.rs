@@ -5,7 +5,7 @@ use selftok_graph::{Graph, Op};
 
 /// The nodes of a graph, weights left out: they are named where they are read.
 pub fn text(graph: &Graph) -> String {
-    let mut table = Table::new(5, ["value", "op", "stage", "shape", "operands"]);
+    let mut table = Table::new("l", ["value", "op", "stage", "shape", "operands"]);
     let name = |id: selftok_graph::ValueId| match graph.value(id).name.as_str() {
         "" => format!("%{}", id.0),
         name => name.to_owned(),

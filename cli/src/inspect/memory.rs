@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// For people.
 pub fn text(plans: &[Plan]) -> String {
     let mut total = Table::new(
-        1,
+        "lr",
         [
             "network",
             "peak",
@@ -49,7 +49,7 @@ pub fn text(plans: &[Plan]) -> String {
                 format!("{}, {}", plan.name, entry.name)
             };
             let mut table =
-                Table::new(1, ["region", "offset", "bytes", "first kernel", "last kernel", "made by"]);
+                Table::new("lrrrrl", ["region", "offset", "bytes", "first kernel", "last kernel", "made by"]);
             for buffer in &entry.buffers {
                 table.row([
                     region(buffer).to_owned(),
@@ -57,7 +57,7 @@ pub fn text(plans: &[Plan]) -> String {
                     grouped(buffer.bytes),
                     buffer.live.0.to_string(),
                     buffer.live.1.to_string(),
-                    format!(" {}", buffer.scope),
+                    buffer.scope.clone(),
                 ]);
             }
             text += &format!(

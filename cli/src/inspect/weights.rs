@@ -60,7 +60,7 @@ fn foreign(folder: &Path) -> bool {
 impl std::fmt::Display for Listing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for weights in &self.0 {
-            let mut table = Table::new(2, ["tensor", "dtype", "elements", "shape"]);
+            let mut table = Table::new("llrl", ["tensor", "dtype", "elements", "shape"]);
             let (mut elements, mut size) = (0usize, 0usize);
             for tensor in weights.iter() {
                 elements = elements.saturating_add(tensor.numel());

@@ -10,7 +10,7 @@ pub mod resize;
 pub mod tensor;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::ImageEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
@@ -193,23 +193,16 @@ impl Picture {
     /// The picture as the bytes of a PNG file.
     pub fn to_png(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.encode_png(&mut bytes).expect("encoding a picture of at least one pixel into memory");
+        PngEncoder::new_with_quality(&mut bytes, CompressionType::Default, FilterType::Adaptive)
+            .write_image(&self.rgb, self.width, self.height, image::ExtendedColorType::Rgb8)
+            .expect("encoding a picture of at least one pixel into memory");
         bytes
     }
 
     /// Saves the picture as PNG, whole or not at all.
     pub fn save_png(&self, path: impl AsRef<Path>) -> Result<(), WriteError> {
-        let path: PathBuf = path.as_ref().to_path_buf();
-        atomic::write_with(path, |mut out| self.encode_png(&mut out))
-    }
-
-    fn encode_png(&self, out: &mut dyn io::Write) -> io::Result<()> {
-        PngEncoder::new_with_quality(out, CompressionType::Default, FilterType::Adaptive)
-            .write_image(&self.rgb, self.width, self.height, image::ExtendedColorType::Rgb8)
-            .map_err(|e| match e {
-                image::ImageError::IoError(e) => e,
-                other => io::Error::other(other),
-            })
+        // Not while encoding: the encoder hides what the disk says in an error of its own.
+        atomic::write(path, &self.to_png())
     }
 }
 

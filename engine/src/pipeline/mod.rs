@@ -7,19 +7,19 @@
 mod decode;
 mod network;
 mod options;
+mod parts;
 
 pub use decode::Decode;
 pub use options::Options;
+pub use parts::Part;
+pub(crate) use parts::check_files;
 
-use crate::model::{Checkpoint, SelftokFiles};
+use crate::model::SelftokFiles;
 use crate::picture::{resize, tensor};
 use crate::{Device, Error, Picture, Tokens};
-use network::{Bound, Network};
+use network::Network;
 use selftok_graph::models::selftok::Config;
-use selftok_graph::models::{autoencoder, selftok};
-use selftok_graph::{Graph, GraphError, Plan, Program, compile};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Watches a job and may stop it. The default does neither.
@@ -52,20 +52,8 @@ pub struct Selftok {
     decoder_device: Device,
     batch: usize,
     off: Vec<String>,
-    networks: Networks,
+    networks: [Network; Part::ALL.len()],
 }
-
-#[derive(Default)]
-struct Networks {
-    to_latent: Network,
-    encoder: Network,
-    diffusion: Network,
-    renderer: Network,
-    to_pixels: Network,
-}
-
-/// Most grid points of one run of the sampler; a longer grid runs in pieces.
-pub(crate) const MAX_GRID: usize = 64;
 
 impl Selftok {
     /// Opens a model: a folder (`config.json`, `tokenizer.*`, `renderer.*`, `vae/`) or one released checkpoint.
@@ -129,6 +117,7 @@ impl Selftok {
     /// # Errors
     /// As [`encode`](Self::encode); or if cancelled.
     pub fn encode_batch(&self, pictures: &[Picture], control: Control<'_>) -> Result<Encoded, Error> {
+        self.prepare(&[Part::ToLatent, Part::Encoder])?;
         let size = self.config().image_size as u32;
         let pixels = 3 * (size * size) as usize;
         let mut values = vec![0.0; pictures.len() * pixels];
@@ -155,12 +144,7 @@ impl Selftok {
         count: usize,
         counter: &mut Counter<'_>,
     ) -> Result<Vec<f32>, Error> {
-        let net = self.networks.to_latent.get(|| {
-            let vae = self.files.vae()?;
-            let side = [self.config().image_size; 2];
-            let graph = autoencoder::encode(&vae.config, self.batch, side, false)?;
-            self.bind(graph.into(), vae.weights.clone(), &self.device)
-        })?;
+        let net = self.network(Part::ToLatent)?;
         let mut latents = vec![0.0; count * self.latent_numel()];
         let (pixel, latent) = (self.pixels_numel(), self.latent_numel());
         for (pixels, latents) in
@@ -192,10 +176,7 @@ impl Selftok {
         counter: &mut Counter<'_>,
     ) -> Result<Encoded, Error> {
         let config = self.config();
-        let net = self.networks.encoder.get(|| {
-            let graph = selftok::encoder(config, self.batch, [config.latent_size; 2], false)?;
-            self.bind(graph.into(), self.files.encoder()?.weights.clone(), &self.device)
-        })?;
+        let net = self.network(Part::Encoder)?;
         let k = config.num_tokens;
         let (mut ids, mut score, mut margin) =
             (vec![0i32; count * k], vec![0.0; count * k], vec![0.0; count * k]);
@@ -236,6 +217,7 @@ impl Selftok {
     /// # Errors
     /// As [`render`](Self::render); or if cancelled.
     pub fn render_batch(&self, tokens: &Tokens, control: Control<'_>) -> Result<Vec<Picture>, Error> {
+        self.prepare(&[Part::Renderer, Part::ToPixels])?;
         let mut counter = Counter::new(control, 2 * self.runs(tokens.batch()));
         let latents = self.render_latents_counted(tokens, &mut counter)?;
         self.to_pictures(&latents, &mut counter)
@@ -252,10 +234,7 @@ impl Selftok {
     fn render_latents_counted(&self, tokens: &Tokens, counter: &mut Counter<'_>) -> Result<Vec<f32>, Error> {
         let ids = self.ids(tokens)?;
         let config = self.config();
-        let net = self.networks.renderer.get(|| {
-            let graph = selftok::renderer(config, self.batch, false)?;
-            self.bind(graph.into(), self.files.renderer()?.weights.clone(), &self.decoder_device)
-        })?;
+        let net = self.network(Part::Renderer)?;
         let mut latents = vec![0.0; tokens.batch() * self.latent_numel()];
         let chunks = ids.chunks(self.batch * config.num_tokens);
         for (ids, latents) in chunks.zip(latents.chunks_mut(self.batch * self.latent_numel())) {
@@ -266,7 +245,7 @@ impl Selftok {
     }
 
     /// Decodes tokens by diffusion: choose steps, seed and prefix, then `run`.
-    pub fn decode<'a>(&'a self, tokens: &'a Tokens) -> Decode<'a> {
+    pub fn decode<'a>(&'a self, tokens: &'a Tokens) -> Decode<'a, 'static> {
         Decode::new(self, tokens)
     }
 
@@ -280,11 +259,7 @@ impl Selftok {
     }
 
     fn to_pictures(&self, latents: &[f32], counter: &mut Counter<'_>) -> Result<Vec<Picture>, Error> {
-        let net = self.networks.to_pixels.get(|| {
-            let vae = self.files.vae()?;
-            let graph = autoencoder::decode(&vae.config, self.batch, [self.config().latent_size; 2], false)?;
-            self.bind(graph.into(), vae.weights.clone(), &self.decoder_device)
-        })?;
+        let net = self.network(Part::ToPixels)?;
         let (latent, pixel) = (self.latent_numel(), self.pixels_numel());
         let mut pixels = vec![0.0; self.batch.min(latents.len() / latent) * pixel];
         let mut pictures = Vec::with_capacity(latents.len() / latent);
@@ -305,40 +280,9 @@ impl Selftok {
         Ok(pictures)
     }
 
-    /// The compiled plans of the networks that the files allow, without binding any: what `inspect` prints.
-    ///
-    /// # Errors
-    /// If a network cannot be compiled.
-    pub fn plans(&self) -> Result<Vec<Plan>, Error> {
-        self.programs()?.iter().map(|program| self.compile(program, &self.device)).collect()
-    }
-
-    /// The programs of the networks that the files allow.
-    ///
-    /// # Errors
-    /// If the configuration is impossible.
-    pub fn programs(&self) -> Result<Vec<Program>, Error> {
-        programs(&self.files, self.batch)
-    }
-
     /// Runs of a network on so many pictures.
     fn runs(&self, pictures: usize) -> usize {
         pictures.div_ceil(self.batch)
-    }
-
-    fn compile(&self, program: &Program, device: &Device) -> Result<Plan, Error> {
-        let mut target = device.target();
-        target.off.extend(self.off.iter().cloned());
-        Ok(compile(program, &target)?)
-    }
-
-    fn bind(
-        &self,
-        program: Program,
-        weights: Arc<dyn selftok_loader::TensorSource>,
-        device: &Device,
-    ) -> Result<Bound, Error> {
-        Bound::new(self.compile(&program, device)?, weights, device)
     }
 
     /// Elements of one latent.
@@ -358,91 +302,9 @@ impl Selftok {
     }
 }
 
-/// The programs of the networks that the files allow.
-fn programs(files: &SelftokFiles, batch: usize) -> Result<Vec<Program>, Error> {
-    let config = files.config();
-    let latent = [config.latent_size; 2];
-    let mut programs: Vec<Program> = Vec::new();
-    if let Ok(vae) = files.vae() {
-        programs.push(autoencoder::encode(&vae.config, batch, [config.image_size; 2], false)?.into());
-    }
-    if files.encoder().is_ok() {
-        programs.push(selftok::encoder(config, batch, latent, false)?.into());
-    }
-    if files.diffusion().is_ok() {
-        programs.push(diffusion(config, batch, latent)?);
-    }
-    if files.renderer().is_ok() {
-        programs.push(selftok::renderer(config, batch, false)?.into());
-    }
-    if let Ok(vae) = files.vae() {
-        programs.push(autoencoder::decode(&vae.config, batch, latent, false)?.into());
-    }
-    Ok(programs)
-}
-
-/// The diffusion decoder's program: `start`, then `sample`.
-fn diffusion(config: &Config, batch: usize, latent: [usize; 2]) -> Result<Program, GraphError> {
-    let entries = vec![
-        selftok::decoder::start(config, batch, latent)?,
-        selftok::decoder::sample(config, batch, latent, MAX_GRID, Default::default())?,
-    ];
-    Program::new("diffusion", entries)
-}
-
 /// The number of whole items.
 fn whole(what: &'static str, len: usize, item: usize) -> Result<usize, Error> {
     if len.is_multiple_of(item) { Ok(len / item) } else { Err(Error::NotWhole { what, len, item }) }
-}
-
-/// Checks that a checkpoint holds exactly what its networks need.
-fn check_weights(files: &SelftokFiles) -> Result<(), Error> {
-    use selftok_loader::{DTypeClass, Expected, Pattern, check};
-    let config = files.config();
-    let latent = [config.latent_size; 2];
-    let expected = |graphs: &[Graph]| {
-        let mut list: Vec<Expected> = Vec::new();
-        for (_, value) in graphs.iter().flat_map(Graph::weights) {
-            if !list.iter().any(|e| e.name == value.name) {
-                let (name, shape) = (value.name.clone(), value.shape.sizes());
-                list.push(Expected { name, shape, dtype: DTypeClass::Float });
-            }
-        }
-        list
-    };
-    let mut ignore = crate::model::unused();
-    // Built and saved by the original, read by nobody: the last block's tokens are modulated by time alone.
-    let last = config.decoder.depth - 1;
-    ignore.push(Pattern::new(&format!("model.joint_blocks.{last}.context_block.t_embedder.*")));
-    // As is the image stream of the encoder's last block, beyond the keys and values that the queries see.
-    let last = config.encoder.depth - 1;
-    for part in ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"] {
-        ignore.push(Pattern::new(&format!("encoder.blocks.{last}.{part}.*")));
-    }
-    let checkpoint = |checkpoint: &Checkpoint, graph: Graph, unread: &[Pattern]| -> Result<(), Error> {
-        let mut graphs = vec![graph];
-        if checkpoint.description.encoder.is_some() {
-            graphs.push(selftok::encoder(config, 1, latent, false)?);
-        }
-        Ok(check(&*checkpoint.weights, &expected(&graphs), unread)?)
-    };
-    if let Ok(tokenizer) = files.diffusion() {
-        let graph = selftok::decoder::velocity(config, 1, latent, Default::default())?;
-        checkpoint(tokenizer, graph, &ignore)?;
-    }
-    if let Ok(renderer) = files.renderer() {
-        // The canvas has positions of its own; the table of the diffusion decoder is saved beside them.
-        ignore.push(Pattern::new("model.pos_embed"));
-        checkpoint(renderer, selftok::renderer(config, 1, false)?, &ignore)?;
-    }
-    if let Ok(vae) = files.vae() {
-        let graphs = [
-            autoencoder::encode(&vae.config, 1, [config.image_size; 2], false)?,
-            autoencoder::decode(&vae.config, 1, latent, false)?,
-        ];
-        check(&*vae.weights, &expected(&graphs), &[])?;
-    }
-    Ok(())
 }
 
 /// Watches a job of several networks, each run on micro-batches, as one count of thousandths.

@@ -1,6 +1,7 @@
 //! What may be chosen before a model is opened.
 
-use super::{Networks, Selftok, check_weights};
+use super::Selftok;
+use super::parts::check_files;
 use crate::model::{SearchPath, SelftokFiles, Sources};
 use crate::{ComputeType, Device, Error};
 use std::path::PathBuf;
@@ -83,12 +84,12 @@ impl Options {
             sources.model = SearchPath::of_process().find()?;
         }
         let files = SelftokFiles::open(&sources)?;
-        check_weights(&files)?;
+        check_files(&files)?;
         let device = device.map_or_else(Device::auto, Ok)?;
         let decoder_device = decode_in.map_or_else(|| device.clone(), |compute| device.with_compute(compute));
         if let Ok(names) = std::env::var("SELFTOK_OFF") {
             off.extend(names.split(',').map(str::trim).filter(|s| !s.is_empty()).map(String::from));
         }
-        Ok(Selftok { files, device, decoder_device, batch, off, networks: Networks::default() })
+        Ok(Selftok { files, device, decoder_device, batch, off, networks: Default::default() })
     }
 }

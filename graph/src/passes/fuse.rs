@@ -247,6 +247,23 @@ impl Epilogue {
     }
 }
 
+/// Nodes that an output or an assignment needs.
+pub fn live_nodes(graph: &Graph) -> Vec<bool> {
+    let mut live = vec![false; graph.nodes.len()];
+    for (_, value) in &graph.outputs {
+        live[graph.value(*value).node] = true;
+    }
+    for (index, node) in graph.nodes.iter().enumerate().rev() {
+        live[index] |= matches!(node.op, Op::Assign { .. } | Op::CacheAppend);
+        if live[index] {
+            for &input in &node.inputs {
+                live[graph.value(input).node] = true;
+            }
+        }
+    }
+    live
+}
+
 /// Readers of each value, counting only nodes that something needs.
 struct Uses<'g> {
     graph: &'g Graph,
@@ -258,20 +275,15 @@ struct Uses<'g> {
 
 impl<'g> Uses<'g> {
     fn new(graph: &'g Graph, stages: &'g [Stage]) -> Self {
-        let mut live = vec![false; graph.nodes.len()];
+        let live = live_nodes(graph);
         let mut is_output = vec![false; graph.values.len()];
         let mut readers = vec![vec![]; graph.values.len()];
         for (_, value) in &graph.outputs {
             is_output[value.index()] = true;
-            live[graph.value(*value).node] = true;
         }
-        for (index, node) in graph.nodes.iter().enumerate().rev() {
-            live[index] |= matches!(node.op, Op::Assign { .. } | Op::CacheAppend);
-            if live[index] {
-                for &input in &node.inputs {
-                    live[graph.value(input).node] = true;
-                    readers[input.index()].push(index);
-                }
+        for (index, node) in graph.nodes.iter().enumerate().filter(|(index, _)| live[*index]) {
+            for &input in &node.inputs {
+                readers[input.index()].push(index);
             }
         }
         Uses { graph, stages, readers, is_output, live }

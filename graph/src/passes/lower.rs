@@ -5,7 +5,7 @@
 //! part of a concatenation, a state, or the caller's output.
 
 use super::CompileError;
-use super::fuse::Fused;
+use super::fuse::{Fused, live_nodes};
 use super::layout::{Want, merge_axes, satisfies, strides_along, want};
 use crate::{Access, Axis, DType, Graph, Kernel, Op, Port, Shape, Slot, Stage, Target, ValueId};
 use std::collections::{HashMap, HashSet};
@@ -94,16 +94,18 @@ pub fn lower(
 ) -> Result<Lowered, CompileError> {
     let mut lowering = Lowering::new(graph, stages, target);
     lowering.plan_destinations(&fused);
+    let live = live_nodes(graph);
     let mut fused = fused.into_iter().peekable();
     for (index, node) in graph.nodes.iter().enumerate() {
         while let Some(next) = fused.next_if(|f| f.node == index) {
             lowering.kernel(next)?;
         }
-        if let Op::Assign { at } = node.op {
-            lowering.assign(node.inputs[0], node.inputs[1], at, index, node.stage);
-        }
-        if let Op::CacheAppend = node.op {
-            lowering.cache_append(index, &node.inputs);
+        match node.op {
+            Op::Assign { at } => lowering.assign(node.inputs[0], node.inputs[1], at, index, node.stage),
+            Op::CacheAppend => lowering.cache_append(index, &node.inputs),
+            // Joined here and not where it is read, lest a state that is a part of it changes in between.
+            Op::Concat { .. } if live[index] => drop(lowering.view(node.outputs[0])),
+            _ => {}
         }
     }
     lowering.write_outputs();
@@ -407,7 +409,11 @@ impl<'g> Lowering<'g> {
 
     /// A contiguous copy, made now: at the stage of what it reads, at the latest at `stage`.
     fn copied(&mut self, view: &View, stage: Stage) -> View {
-        if let Some((_, copy)) = self.copies.iter().find(|(source, _)| source == view) {
+        let made = self
+            .copies
+            .iter()
+            .find(|(source, copy)| source == view && self.done.roots[copy.root].stage <= stage);
+        if let Some((_, copy)) = made {
             return copy.clone();
         }
         let dims = view.axes.iter().map(|axis| crate::Dim { size: axis.size, extent: axis.extent }).collect();

@@ -361,4 +361,69 @@ mod tests {
         }
         assert!(plan.entries[0].scratch_bytes >= plan.entries[0].scratch_lower_bound);
     }
+
+    /// The entry of a graph compiled without some passes.
+    fn entry(record: impl Fn(&Builder), off: &[&str]) -> crate::Entry {
+        let g = Builder::new("test");
+        record(&g);
+        let off = off.iter().map(|s| s.to_string()).collect();
+        let target = Target { off, ..Target::generic() };
+        compile(&g.finish().unwrap().into(), &target).unwrap().entries.remove(0)
+    }
+
+    #[test]
+    fn scheduling_ends_one_wide_value_before_it_begins_the_next() {
+        let two_wide = |g: &Builder| {
+            let x = g.input("x", [16, 8], DType::F32, Stage::Request);
+            let (a, b) = (x.linear("a", 256), x.linear("b", 256));
+            g.output("y", a.linear("c", 8));
+            g.output("z", b.linear("d", 8));
+        };
+        let (on, off) = (entry(two_wide, &[]), entry(two_wide, &["schedule"]));
+        assert!(on.scratch_bytes < off.scratch_bytes, "{} {}", on.scratch_bytes, off.scratch_bytes);
+        assert!(off.scratch_bytes >= 2 * 16 * 256 * 4);
+    }
+
+    #[test]
+    fn values_in_turn_share_bytes_and_a_last_reader_writes_in_place() {
+        let chain = |g: &Builder| {
+            let mut x = g.input("x", [4, 64], DType::F32, Stage::Request);
+            for i in 0..4 {
+                x = x.linear(&format!("fc{i}"), 64).norm(NormKind::Layer, 1e-6);
+            }
+            g.output("y", x);
+        };
+        let bytes = 4 * 64 * 4;
+        assert_eq!(entry(chain, &[]).scratch_bytes, 2 * bytes);
+        // Apart, inputs and results of the norms are still served by two buffers in turn.
+        assert_eq!(entry(chain, &["place.inplace"]).scratch_bytes, 2 * bytes);
+        // Where nothing is ever given back, each of the seven values has its own; the eighth is the output.
+        assert_eq!(entry(chain, &["place.reuse"]).scratch_bytes, 7 * bytes);
+    }
+
+    #[test]
+    fn a_residual_is_added_in_place() {
+        let block = |g: &Builder| {
+            let x = g.input("x", [4, 64], DType::F32, Stage::Request).linear("in", 64);
+            let y = x + x.norm(NormKind::Layer, 1e-6).linear("fc", 64);
+            g.output("y", y.linear("out", 64));
+        };
+        let bytes = 4 * 64 * 4;
+        assert_eq!(entry(block, &[]).scratch_bytes, 2 * bytes);
+        assert_eq!(entry(block, &["place.inplace"]).scratch_bytes, 3 * bytes);
+    }
+
+    #[test]
+    fn an_output_is_written_by_its_producer() {
+        let record = |g: &Builder| {
+            g.output(
+                "y",
+                g.input("x", [4, 8], DType::F32, Stage::Request).linear("fc", 8).reshape([2, 2, 8]),
+            );
+        };
+        let copies = |off: &[&str]| {
+            entry(record, off).request.iter().filter(|step| step.kernel.name() == "copy").count()
+        };
+        assert_eq!((copies(&[]), copies(&["place.direct"])), (0, 1));
+    }
 }

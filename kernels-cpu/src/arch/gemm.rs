@@ -202,7 +202,7 @@ pub struct TileOut<'a> {
 /// A pointwise function.
 #[inline(always)]
 pub fn activate<V: Lanes>(act: Activation, x: V) -> V {
-    use super::formulas::{erf, sigmoid};
+    use super::formulas::{erf, sigmoid, tanh};
     let k = |c: f32| x.splat(c);
     match act {
         Activation::Identity => x,
@@ -218,6 +218,7 @@ pub fn activate<V: Lanes>(act: Activation, x: V) -> V {
         }
         Activation::QuickGelu => x.mul(sigmoid(x.mul(k(1.702)))),
         Activation::Relu => k(0.0).max(x),
+        Activation::Tanh => tanh(x),
     }
 }
 
@@ -236,6 +237,7 @@ pub unsafe fn finish<V: Lanes>(tile: &TileOut<'_>) {
             Activation::GeluErf => finish_with::<V>(tile, Activation::GeluErf),
             Activation::QuickGelu => finish_with::<V>(tile, Activation::QuickGelu),
             Activation::Relu => finish_with::<V>(tile, Activation::Relu),
+            Activation::Tanh => finish_with::<V>(tile, Activation::Tanh),
         }
     }
 }

@@ -98,11 +98,6 @@ pub(super) struct Need {
 }
 
 impl Need {
-    /// Enough for either.
-    pub fn max(self, other: Need) -> Need {
-        Need { worker: self.worker.max(other.worker), shared: self.shared.max(other.shared) }
-    }
-
     /// Bytes for a team of `threads`, every part on its own cache lines.
     pub fn total(self, threads: usize) -> usize {
         self.shared.next_multiple_of(64) + threads * self.worker.next_multiple_of(64)

@@ -1,7 +1,7 @@
 //! A plan bound to a device and its weights: every step lowered, every weight in its final form, the constants computed.
 
 use super::check::{self, Checks};
-use super::context::{Context, Need};
+use super::context::Context;
 use super::kernels;
 use super::lower::{Lowering, Ready};
 use super::run::{self, Lists, RunOptions, SlotRows, Workspace};
@@ -24,7 +24,8 @@ pub(super) struct Inner {
     pub device: CpuDevice,
     pub constants: AlignedBuf,
     pub entries: Vec<ReadyEntry>,
-    pub need: Need,
+    /// Working space of the step that needs most.
+    pub workspace_bytes: usize,
     pub weight_bytes: usize,
 }
 
@@ -74,9 +75,9 @@ impl Executable {
             entries.push(ReadyEntry { request, step, checks });
         }
         let steps = entries.iter().flat_map(|entry| entry.request.iter().chain(&entry.step));
-        let need = steps.fold(Need::default(), |need, ready| need.max(ready.need));
+        let workspace_bytes = steps.map(|ready| ready.need.total(device.threads())).max().unwrap_or(0);
         let weight_bytes = store.into_inner().bytes;
-        let inner = Inner { plan, device: device.clone(), constants, entries, need, weight_bytes };
+        let inner = Inner { plan, device: device.clone(), constants, entries, workspace_bytes, weight_bytes };
         Ok(Executable { inner: Arc::new(inner) })
     }
 
@@ -110,7 +111,7 @@ impl Inner {
         let request = plan.state_bytes.next_multiple_of(64);
         let scratch = request + plan.request_bytes.next_multiple_of(64);
         let workspace = scratch + plan.scratch_bytes.next_multiple_of(64);
-        [request, scratch, workspace, workspace + self.need.total(self.device.threads())]
+        [request, scratch, workspace, workspace + self.workspace_bytes]
     }
 
     pub fn session_bytes(&self) -> usize {
@@ -149,10 +150,9 @@ fn compute_constants(
     let last_reader: HashMap<u32, usize> =
         plan.bind.iter().enumerate().flat_map(|(i, step)| weights(step).map(move |id| (id, i))).collect();
     let (threads, features, format) = (device.threads(), device.features(), device.format());
-    let needs = plan.bind.iter().map(|step| kernels::need(step, features, format, threads));
-    let need = needs.fold(Need::default(), Need::max);
+    let needs = plan.bind.iter().map(|step| kernels::need(step, features, format, threads).total(threads));
     let mut scratch = AlignedBuf::zeroed(plan.bind_scratch_bytes);
-    let mut workspace = AlignedBuf::zeroed(need.total(threads));
+    let mut workspace = AlignedBuf::zeroed(needs.max().unwrap_or(0));
     let constants = floats.as_mut_ptr();
     for (i, step) in plan.bind.iter().enumerate() {
         let ready = [Lowering::lower(plan, step, threads, None, store)?];
@@ -168,7 +168,7 @@ fn compute_constants(
             inputs: &[],
             outputs: &[],
         };
-        let workspace = Workspace { start: cx.shared, need };
+        let workspace = Workspace(cx.shared);
         let (lists, rows) =
             (Lists { request: &ready, step: &[] }, SlotRows { values: &[], width: 0, count: 1 });
         // SAFETY: `check::bind` found every operand inside constants, scratch or a weight; the workspace has the largest need

@@ -57,24 +57,21 @@ impl<'a, 'c> CallerCell<'a, 'c> {
     }
 }
 
-/// Working space of a run: the part that steps share, then a part for each worker.
+/// Working space of a run, which each step cuts as it needs: what all workers share, then a part for each.
 #[derive(Clone, Copy)]
-pub(super) struct Workspace {
-    pub start: *mut u8,
-    pub need: Need,
-}
+pub(super) struct Workspace(pub *mut u8);
 
 // SAFETY: each worker takes its own part of the memory, which belongs to the run.
 unsafe impl Sync for Workspace {}
 
 impl Workspace {
     /// # Safety
-    /// Called once a run by each worker, and not used beyond it; the memory is `need.total(count)` bytes.
-    unsafe fn part<'a>(self, worker: &Worker<'_>) -> &'a mut [u8] {
-        let size = self.need.worker.next_multiple_of(64);
-        let offset = self.need.shared.next_multiple_of(64) + worker.index * size;
+    /// Called once a step by each worker, and not used beyond it; the memory is `need.total(count)` bytes at least.
+    unsafe fn part<'a>(self, need: Need, worker: &Worker<'_>) -> &'a mut [u8] {
+        let size = need.worker.next_multiple_of(64);
+        let offset = need.shared.next_multiple_of(64) + worker.index * size;
         // SAFETY: parts of distinct workers do not overlap, and lie inside by contract.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), size) }
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), size) }
     }
 }
 
@@ -118,8 +115,6 @@ pub(super) unsafe fn execute(
     // The barrier behind which all stop.
     let stop_at = AtomicU64::new(u64::MAX);
     pool.run(|worker| {
-        // SAFETY: once a run; the memory is large enough by contract.
-        let scratch = unsafe { workspace.part(worker) };
         let mut barriers = 0u64;
         let iterations = rows.count;
         let lists = std::iter::once((true, 0, lists.request))
@@ -127,6 +122,8 @@ pub(super) unsafe fn execute(
         for (request, iteration, list) in lists {
             let cx = Context { slots: rows.row(iteration), ..*cx };
             for (i, step) in list.iter().enumerate() {
+                // SAFETY: once a step; the memory is large enough by contract.
+                let scratch = unsafe { workspace.part(step.need, worker) };
                 // SAFETY: by contract; the barrier keeps the next step off this one's memory.
                 let result = unsafe { step.run.run(&cx, worker, scratch) };
                 // SAFETY: the reference ends with this statement's block.

@@ -173,7 +173,7 @@ impl Session {
             inputs: &self.inputs,
             outputs: &self.outputs,
         };
-        let workspace = Workspace { start: at(workspace), need: inner.need };
+        let workspace = Workspace(at(workspace));
         let lists = Lists { request: &ready.request, step: &ready.step };
         let mut clock = self.clocks.get_mut(entry);
         if let Some(clock) = &mut clock {

@@ -46,13 +46,14 @@ pub(crate) fn all_features() -> Vec<Features> {
     all
 }
 
-pub(crate) const ACTS: [Activation; 6] = [
+pub(crate) const ACTS: [Activation; 7] = [
     Activation::Identity,
     Activation::Silu,
     Activation::GeluTanh,
     Activation::GeluErf,
     Activation::QuickGelu,
     Activation::Relu,
+    Activation::Tanh,
 ];
 
 pub(crate) const KINDS: [WeightKind; 5] = [

@@ -23,6 +23,19 @@ fn a_linear_layer_with_norm_activation_gate_and_residual() {
 }
 
 #[test]
+fn a_linear_layer_by_a_matrix_that_is_computed_or_given() {
+    let g = Builder::new("computed");
+    let known = g.constant([3, 8], (0..24).map(|i| (i * 5 % 7) as f32 - 3.0).collect());
+    let table = g.weight("table", [5, 8]).linear_with(known, None); // at bind
+    let x = g.input("x", [4, 8], DType::F32, Stage::Step);
+    let other = g.input("other", [6, 8], DType::F32, Stage::Request);
+    g.output("known", x.linear_with(known, None));
+    g.output("given", x.linear_with(other, None));
+    g.output("twice", x.linear_with(known, None).linear_with(table, None));
+    holds(&g.finish().unwrap(), &[&[]]);
+}
+
+#[test]
 fn only_live_rows_of_a_part_filled_batch_are_computed() {
     let g = Builder::new("live");
     let batch = g.up_to("batch", 3, Stage::Request);

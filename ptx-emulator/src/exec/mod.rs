@@ -4,6 +4,7 @@ pub mod access;
 pub mod cluster;
 pub mod convert;
 pub mod copy;
+pub mod driver_call;
 pub mod integer;
 pub mod mma;
 pub mod real;

@@ -604,6 +604,17 @@ impl Warp {
                 (first.wrapping_sub(FUNCTION_ADDRESS), same)
             }
         };
+        if let Some(supplied) = call
+            .function
+            .and_then(|id| functions.get(id as usize))
+            .filter(|f| f.end == f.entry)
+            .and_then(|f| super::driver_call::DriverFunction::named(&f.name))
+        {
+            let local = self.groups[0].base[2];
+            supplied.call(cx, self, i, call, local, m);
+            self.groups[0].pc = pc + 1;
+            return Go::Changed;
+        }
         let lane = m.trailing_zeros();
         let Some(f) =
             usize::try_from(id).ok().and_then(|k| functions.get(k)).filter(|f| !f.kernel && f.end > f.entry)

@@ -201,6 +201,33 @@ impl AllocationShadow {
     }
 }
 
+impl AllocationShadow {
+    /// Adds the ranges that were touched, by address. Strong accesses are left out: they order, they do not race.
+    fn touched(&self, base: u64, out: &mut Vec<Touched>) {
+        for (index, slot) in self.pages.iter().enumerate() {
+            let p = slot.load(Ordering::Acquire);
+            if p.is_null() {
+                continue;
+            }
+            // SAFETY: as in `page`: non-null pointers live until drop.
+            let page = unsafe { &*p };
+            for (k, cell) in page.iter().enumerate() {
+                let [write, a, b] = [0, 1, 2].map(|i| Epoch(cell[i].load(Ordering::Relaxed)));
+                let weak = |e: Epoch| if e.strong() { 0 } else { e.bytes() };
+                let (written, read) = (weak(write), weak(a) | weak(b));
+                for byte in (0..4u64).filter(|byte| (written | read) >> byte & 1 != 0) {
+                    let start = base + (index * PAGE + 4 * k) as u64 + byte;
+                    let write = written >> byte & 1 != 0;
+                    match out.last_mut() {
+                        Some(last) if last.start + last.len == start && last.write == write => last.len += 1,
+                        _ => out.push(Touched { start, len: 1, write }),
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Drop for AllocationShadow {
     fn drop(&mut self) {
         for p in &mut self.pages {
@@ -219,6 +246,17 @@ pub fn byte_mask(at: u64, start: u64, end: u64) -> u64 {
     let low = start.saturating_sub(at);
     let high = (end - at).min(4);
     (0xF >> (4 - high)) & (0xF << low)
+}
+
+/// A range of device memory that a launch touched with ordinary accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// First address.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Whether it was written; otherwise only read.
+    pub write: bool,
 }
 
 /// The shadow of all device memory during one launch, and what was published at its addresses.
@@ -281,6 +319,23 @@ fn join(old: Option<Arc<super::clock::Known>>, new: Arc<super::clock::Known>) ->
 }
 
 impl GlobalShadow {
+    /// What the launch touched so far, by address.
+    pub fn touched(&self) -> Vec<Touched> {
+        let mut all: Vec<(u64, Arc<AllocationShadow>)> = self
+            .allocations
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .iter()
+            .map(|(base, shadow)| (*base, shadow.clone()))
+            .collect();
+        all.sort_by_key(|(base, _)| *base);
+        let mut out = Vec::new();
+        for (base, shadow) in all {
+            shadow.touched(base, &mut out);
+        }
+        out
+    }
+
     /// The shadow of an allocation.
     pub fn of(&self, base: u64, bytes: u64) -> Arc<AllocationShadow> {
         if let Some(s) = self.allocations.read().unwrap_or_else(|e| e.into_inner()).get(&base) {

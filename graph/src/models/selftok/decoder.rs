@@ -73,6 +73,15 @@ pub fn velocity(
 /// Starts a picture: `noise [B, C, h, w]` → state `x`. Run once; [`sample`] then continues from the state, in as
 /// many runs as its grid of times needs.
 pub fn start(config: &Config, batch: usize, latent: [usize; 2]) -> Result<Graph, GraphError> {
+    starter(config, batch, latent, false)
+}
+
+/// As [`start`], for [`sample_with_history`].
+pub fn start_with_history(config: &Config, batch: usize, latent: [usize; 2]) -> Result<Graph, GraphError> {
+    starter(config, batch, latent, true)
+}
+
+fn starter(config: &Config, batch: usize, latent: [usize; 2], history: bool) -> Result<Graph, GraphError> {
     config.validate()?;
     config.check_batch(batch)?;
     config.patch_grid(latent, config.decoder.pos_grid)?;
@@ -82,6 +91,10 @@ pub fn start(config: &Config, batch: usize, latent: [usize; 2]) -> Result<Graph,
     let [h, w] = latent.map(Dim::from);
     let noise = image_input(g, "noise", [batch, config.latent_channels.into(), h, w], Stage::Request);
     g.state("x", noise.shape()).assign(noise, None);
+    if history {
+        // Not read before it is written, but a number that no coefficient of 0 turns into another.
+        g.state("history", noise.shape()).assign(noise, None);
+    }
     builder.finish()
 }
 
@@ -96,6 +109,29 @@ pub fn sample(
     latent: [usize; 2],
     max_grid: usize,
     options: Options,
+) -> Result<Graph, GraphError> {
+    sampler(config, batch, latent, max_grid, options, false)
+}
+
+/// As [`sample`], for solvers that remember something from one evaluation to the next: `x, history = coeffs[step] · (x,
+/// velocity, history)`, where `coeffs [S, 6]` holds three numbers for `x`, then three for the state `history`.
+pub fn sample_with_history(
+    config: &Config,
+    batch: usize,
+    latent: [usize; 2],
+    max_grid: usize,
+    options: Options,
+) -> Result<Graph, GraphError> {
+    sampler(config, batch, latent, max_grid, options, true)
+}
+
+fn sampler(
+    config: &Config,
+    batch: usize,
+    latent: [usize; 2],
+    max_grid: usize,
+    options: Options,
+    history: bool,
 ) -> Result<Graph, GraphError> {
     config.validate()?;
     config.check_batch(batch)?;
@@ -112,7 +148,8 @@ pub fn sample(
     let times = g.up_to("grid", max_grid, Stage::Request);
     let step = g.slot("step");
     let t = g.input("t", [times], DType::F32, Stage::Request);
-    let coeffs = g.input("coeffs", [times, 2.into()], DType::F32, Stage::Request);
+    let columns: Dim = if history { 6 } else { 2 }.into();
+    let coeffs = g.input("coeffs", [times, columns], DType::F32, Stage::Request).pick(0, step, Stage::Step);
     let [h, w] = latent.map(Dim::from);
     let state = g.state("x", [batch, h, w, config.latent_channels.into()]);
     g.scope("model", || {
@@ -122,8 +159,14 @@ pub fn sample(
         let y = joint_transformer(g, config, x, context, &c, options.context_see_xt, trace);
         // The update in the patches' own order, so that neither side is moved before it.
         let velocity = unpatchify(y, grid, config.patch_size);
-        let split = state.reshape(velocity.shape());
-        let next = coeffs.pick(0, step, Stage::Step).combine(&[split, velocity]);
+        let mut known = vec![state.reshape(velocity.shape()), velocity];
+        let history = history.then(|| g.state("history", state.shape()));
+        known.extend(history.map(|history| history.reshape(velocity.shape())));
+        let next = coeffs.slice(0, 0, known.len()).combine(&known);
+        if let Some(history) = history {
+            let remembered = coeffs.slice(0, 3, 3).combine(&known);
+            history.assign(remembered.reshape(history.shape()), None);
+        }
         g.output("latent", join_nchw(next));
         state.assign(next.reshape(state.shape()), None);
     });

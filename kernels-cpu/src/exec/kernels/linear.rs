@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 enum Matrix {
     Packed(Arc<PackedMatrix>),
-    /// The first row.
+    /// Rows from so many bytes behind the base.
     Rows(Base, usize),
 }
 
@@ -102,7 +102,7 @@ fn matrix(
     }
     let Place::Weight(id) = weight.place else {
         let base = low.base(weight, vec![], "weight")?;
-        return Ok((Matrix::Rows(base, 4), WeightKind::Rows(RowsDType::F32)));
+        return Ok((Matrix::Rows(base, 0), WeightKind::Rows(RowsDType::F32)));
     };
     if !weight.picks.is_empty() || k == 0 || !weight.offset.is_multiple_of(k) {
         let reason =

@@ -1,0 +1,13 @@
+//! Starts the real program: what it does with the small model, and what it does with bad input.
+
+mod bad_input;
+mod decode;
+mod encode;
+mod inspect;
+mod models;
+mod networks;
+mod recon;
+mod signals;
+mod support;
+#[path = "../../../loader/tests/common/torch.rs"]
+mod torch;

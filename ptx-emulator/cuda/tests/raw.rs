@@ -1,0 +1,315 @@
+//! The parts of the driver API that cudarc offers as raw symbols only: graph nodes, cluster launches, tensor maps,
+//! entry points by name, per-thread streams, host functions, the report in process.
+
+mod support;
+
+use cudarc::driver::{CudaContext, result, sys};
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::Arc;
+use support::{PTX, run};
+use sys::CUresult;
+
+fn context() -> (Arc<CudaContext>, sys::CUfunction, sys::CUmodule) {
+    let context = CudaContext::new(0).expect("the stand-in has a device");
+    let text = std::ffi::CString::new(PTX).unwrap();
+    // SAFETY: the text ends in a zero byte.
+    let module = unsafe { result::module::load_data(text.as_ptr().cast()) }.expect("the module loads");
+    // SAFETY: the module was loaded above.
+    let function =
+        unsafe { result::module::get_function(module, c"add_one".into()) }.expect("the kernel is there");
+    (context, function, module)
+}
+
+/// Fails with the code's name.
+fn ok(status: CUresult) {
+    assert_eq!(status, CUresult::CUDA_SUCCESS);
+}
+
+#[test]
+fn the_parameters_of_an_instantiated_kernel_node_are_changed() {
+    run("the_parameters_of_an_instantiated_kernel_node_are_changed", &[], || {
+        let (_context, function, _) = context();
+        // SAFETY: every pointer below points to a live local or to device memory allocated here.
+        unsafe {
+            let (mut a, mut b, mut n) =
+                (result::malloc_sync(256).unwrap(), result::malloc_sync(256).unwrap(), 64u32);
+            ok(sys::cuMemsetD32_v2(a, 5, 64));
+            ok(sys::cuMemsetD32_v2(b, 0, 64));
+            let mut args = [&raw mut b as *mut c_void, &raw mut a as *mut c_void, &raw mut n as *mut c_void];
+            let mut params: sys::CUDA_KERNEL_NODE_PARAMS = std::mem::zeroed();
+            params.func = function;
+            (params.gridDimX, params.gridDimY, params.gridDimZ) = (1, 1, 1);
+            (params.blockDimX, params.blockDimY, params.blockDimZ) = (64, 1, 1);
+            params.kernelParams = args.as_mut_ptr();
+            let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
+            let (mut first, mut second) = (std::ptr::null_mut(), std::ptr::null_mut());
+            ok(sys::cuGraphCreate(&mut graph, 0));
+            ok(sys::cuGraphAddKernelNode_v2(&mut first, graph, std::ptr::null(), 0, &params));
+            let fill = sys::CUDA_MEMSET_NODE_PARAMS {
+                dst: a,
+                pitch: 0,
+                value: 70,
+                elementSize: 4,
+                width: 64,
+                height: 1,
+            };
+            ok(sys::cuGraphAddMemsetNode(&mut second, graph, &first, 1, &fill, std::ptr::null_mut()));
+            let mut count = 0;
+            ok(sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut count));
+            assert_eq!(count, 2);
+            let mut nodes = [std::ptr::null_mut(); 2];
+            ok(sys::cuGraphGetNodes(graph, nodes.as_mut_ptr(), &mut count));
+            assert_eq!(nodes, [first, second]);
+            let mut read: sys::CUDA_KERNEL_NODE_PARAMS = std::mem::zeroed();
+            ok(sys::cuGraphKernelNodeGetParams_v2(first, &mut read));
+            assert_eq!(*(*read.kernelParams.add(2)).cast::<u32>(), 64);
+            ok(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+            ok(sys::cuGraphLaunch(exec, std::ptr::null_mut()));
+            let mut host = [0u32; 64];
+            result::memcpy_dtoh_sync(&mut host, b).unwrap();
+            assert_eq!(host, [6; 64]);
+            // The same graph, on fewer elements.
+            (&raw mut n).write(10);
+            ok(sys::cuGraphExecKernelNodeSetParams_v2(exec, first, &params));
+            ok(sys::cuGraphLaunch(exec, std::ptr::null_mut()));
+            result::memcpy_dtoh_sync(&mut host, b).unwrap();
+            assert_eq!((host[9], host[10]), (71, 6));
+            assert_eq!(
+                sys::cuGraphExecKernelNodeSetParams_v2(exec, second, &params),
+                CUresult::CUDA_ERROR_INVALID_VALUE,
+                "the second node is no kernel"
+            );
+            ok(sys::cuGraphExecDestroy(exec));
+            ok(sys::cuGraphDestroy(graph));
+            result::free_sync(a).unwrap();
+            result::free_sync(b).unwrap();
+        }
+    })
+    .clean();
+}
+
+#[test]
+fn clusters_need_a_gpu_that_has_them() {
+    for (gpu, expected) in [("h100", "0"), ("a100", "1")] {
+        let name = "clusters_need_a_gpu_that_has_them";
+        run(name, &[("PTX_EMULATOR_GPU", gpu), ("EXPECTED", expected)], || {
+            let (_context, function, _) = context();
+            // SAFETY: as in the test above.
+            unsafe {
+                let (mut a, mut n) = (result::malloc_sync(256).unwrap(), 64u32);
+                ok(sys::cuMemsetD32_v2(a, 5, 64));
+                let mut args =
+                    [&raw mut a as *mut c_void, &raw mut a as *mut c_void, &raw mut n as *mut c_void];
+                let mut cluster: sys::CUlaunchAttribute = std::mem::zeroed();
+                cluster.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+                cluster.value.clusterDim.x = 2;
+                cluster.value.clusterDim.y = 1;
+                cluster.value.clusterDim.z = 1;
+                let mut config: sys::CUlaunchConfig = std::mem::zeroed();
+                (config.gridDimX, config.gridDimY, config.gridDimZ) = (2, 1, 1);
+                (config.blockDimX, config.blockDimY, config.blockDimZ) = (32, 1, 1);
+                (config.attrs, config.numAttrs) = (&mut cluster, 1);
+                let status =
+                    sys::cuLaunchKernelEx(&config, function, args.as_mut_ptr(), std::ptr::null_mut());
+                assert_eq!((status as u32).to_string(), std::env::var("EXPECTED").unwrap());
+                ok(sys::cuCtxSynchronize());
+                result::free_sync(a).unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn arguments_may_come_in_one_buffer() {
+    run("arguments_may_come_in_one_buffer", &[], || {
+        let (_context, function, _) = context();
+        // SAFETY: as in the first test.
+        unsafe {
+            let a = result::malloc_sync(256).unwrap();
+            ok(sys::cuMemsetD32_v2(a, 5, 64));
+            let mut buffer = [a.to_le_bytes(), a.to_le_bytes(), 64u64.to_le_bytes()].concat();
+            let mut size = 20usize;
+            let mut extra = [
+                std::ptr::without_provenance_mut(1),
+                buffer.as_mut_ptr().cast(),
+                std::ptr::without_provenance_mut(2),
+                &raw mut size as *mut c_void,
+                std::ptr::null_mut(),
+            ];
+            let launch = |extra: *mut *mut c_void| {
+                let null = std::ptr::null_mut();
+                sys::cuLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, null, std::ptr::null_mut(), extra)
+            };
+            ok(launch(extra.as_mut_ptr()));
+            let mut host = [0u32; 64];
+            result::memcpy_dtoh_sync(&mut host, a).unwrap();
+            assert_eq!(host, [6; 64]);
+            assert_eq!(
+                launch(std::ptr::null_mut()),
+                CUresult::CUDA_ERROR_INVALID_VALUE,
+                "no arguments at all"
+            );
+            (&raw mut size).write(8);
+            assert_eq!(launch(extra.as_mut_ptr()), CUresult::CUDA_ERROR_INVALID_VALUE, "too few bytes");
+            result::free_sync(a).unwrap();
+        }
+    });
+}
+
+#[test]
+fn tensor_maps_are_checked_and_encoded() {
+    run("tensor_maps_are_checked_and_encoded", &[("PTX_EMULATOR_GPU", "h100")], || {
+        let (_context, _, _) = context();
+        // SAFETY: the arrays have as many entries as the rank says.
+        unsafe {
+            let a = result::malloc_sync(1 << 16).unwrap();
+            let encode = |strides: [u64; 1], swizzle| {
+                let mut map: sys::CUtensorMap = std::mem::zeroed();
+                let status = sys::cuTensorMapEncodeTiled(
+                    &mut map,
+                    sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                    2,
+                    a as *mut c_void,
+                    [64u64, 128].as_ptr(),
+                    strides.as_ptr(),
+                    [64u32, 32].as_ptr(),
+                    [1u32, 1].as_ptr(),
+                    sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                    swizzle,
+                    sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                    sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+                );
+                (status, map)
+            };
+            let (status, map) = encode([128], sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B);
+            ok(status);
+            let decoded = ptx_emulator::tensor_map::TensorMap::decode(&map.opaque).expect("a map");
+            assert_eq!(
+                (decoded.address, decoded.dims[1], decoded.swizzle, decoded.box_bytes()),
+                (a, 128, 3, 4096)
+            );
+            assert_eq!(encode([100], sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B).0 as u32, 1);
+            assert_eq!(encode([128], sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B).0 as u32, 1);
+            result::free_sync(a).unwrap();
+        }
+    });
+}
+
+#[test]
+fn entry_points_are_found_by_name() {
+    run("entry_points_are_found_by_name", &[], || {
+        let (_context, _, _) = context();
+        let find = |name: &std::ffi::CStr| {
+            let (mut at, mut status) =
+                (std::ptr::null_mut(), sys::CUdriverProcAddressQueryResult::CU_GET_PROC_ADDRESS_SUCCESS);
+            // SAFETY: the name ends in a zero byte and both places are writable.
+            let result = unsafe { sys::cuGetProcAddress_v2(name.as_ptr(), &mut at, 12020, 0, &mut status) };
+            (result, at, status as u32)
+        };
+        let (status, at, _) = find(c"cuMemGetInfo");
+        ok(status);
+        // SAFETY: the driver says that this is `cuMemGetInfo`.
+        let info: extern "C" fn(*mut usize, *mut usize) -> u32 = unsafe { std::mem::transmute(at) };
+        let (mut free, mut total) = (0, 0);
+        assert_eq!(info(&mut free, &mut total), 0);
+        assert_eq!((total, total - free), (80 << 30, 4), "the module has a variable of 4 bytes");
+        let (status, at, why) = find(c"cuMakeCoffee");
+        assert_eq!((status, at.is_null(), why), (CUresult::CUDA_ERROR_NOT_FOUND, true, 1));
+    });
+}
+
+unsafe extern "C" fn count_up(data: *mut c_void) {
+    // SAFETY: the test passes a counter that outlives the stream's work.
+    unsafe {
+        (*data.cast::<std::sync::atomic::AtomicU32>()).fetch_add(1, std::sync::atomic::Ordering::SeqCst)
+    };
+}
+
+#[test]
+fn host_functions_run_in_the_order_of_their_stream_and_not_before_they_must() {
+    run("host_functions_run_in_the_order_of_their_stream_and_not_before_they_must", &[], || {
+        let (context, _, _) = context();
+        let stream = context.new_stream().unwrap();
+        let count = std::sync::atomic::AtomicU32::new(0);
+        let data = (&raw const count).cast_mut().cast();
+        for _ in 0..3 {
+            // SAFETY: `count` outlives the synchronisation below.
+            ok(unsafe { sys::cuLaunchHostFunc(stream.cu_stream(), Some(count_up), data) });
+        }
+        let now = || count.load(std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(now(), 0, "nothing runs before somebody waits");
+        // SAFETY: the stream is alive.
+        while unsafe { sys::cuStreamQuery(stream.cu_stream()) } == CUresult::CUDA_ERROR_NOT_READY {}
+        assert_eq!(now(), 3, "polling is waiting too");
+    })
+    .clean();
+}
+
+unsafe extern "C" fn synchronise_itself(data: *mut c_void) {
+    // SAFETY: the test passes a place for the result that outlives the stream's work.
+    unsafe { *data.cast::<u32>() = sys::cuCtxSynchronize() as u32 };
+}
+
+#[test]
+fn a_host_function_may_not_call_the_driver() {
+    let ran = run("a_host_function_may_not_call_the_driver", &[], || {
+        let (context, _, _) = context();
+        let stream = context.new_stream().unwrap();
+        let mut result = 0u32;
+        // SAFETY: `result` outlives the synchronisation below.
+        unsafe {
+            ok(sys::cuLaunchHostFunc(stream.cu_stream(), Some(synchronise_itself), (&raw mut result).cast()));
+            stream.synchronize().unwrap();
+            assert_eq!((&raw const result).read_volatile(), CUresult::CUDA_ERROR_NOT_PERMITTED as u32);
+        }
+    });
+    assert!(ran.notes().contains("must not call the driver"), "{}", ran.notes());
+}
+
+#[test]
+fn the_legacy_stream_waits_for_blocking_streams_and_not_for_others() {
+    for (flags, racy) in [(0u32, false), (1, true)] {
+        let name = "the_legacy_stream_waits_for_blocking_streams_and_not_for_others";
+        let ran = run(name, &[("FLAGS", if flags == 0 { "0" } else { "1" })], || {
+            let (_context, _, _) = context();
+            let flags: u32 = std::env::var("FLAGS").unwrap().parse().unwrap();
+            // SAFETY: as in the first test.
+            unsafe {
+                let a = result::malloc_sync(256).unwrap();
+                let mut stream = std::ptr::null_mut();
+                ok(sys::cuStreamCreate(&mut stream, flags));
+                ok(sys::cuMemsetD32Async(a, 5, 64, stream));
+                ok(sys::cuMemsetD32Async(a, 6, 64, std::ptr::null_mut()));
+                ok(sys::cuMemsetD32Async(a, 7, 64, stream));
+                ok(sys::cuCtxSynchronize());
+                if flags == 0 {
+                    let mut host = [0u32; 64];
+                    result::memcpy_dtoh_sync(&mut host, a).unwrap();
+                    assert_eq!(host, [7; 64]);
+                }
+                result::free_sync(a).unwrap();
+                ok(sys::cuStreamDestroy_v2(stream));
+            }
+        });
+        assert_eq!(ran.findings().iter().any(|f| f.starts_with("race")), racy, "{:?}", ran.findings());
+    }
+}
+
+#[test]
+fn the_report_is_fetched_and_cleared_in_process() {
+    let ran = run("the_report_is_fetched_and_cleared_in_process", &[], || {
+        let (_context, _, _) = context();
+        // SAFETY: an address that is refused; then a symbol of the stand-in with this signature, and room for its text.
+        unsafe {
+            assert!(result::memcpy_htod_sync(4096, &[0u8; 4]).is_err());
+            type Fetch = extern "C" fn(*mut c_char, usize, c_int) -> usize;
+            let fetch = *sys::culib().get::<Fetch>(b"ptx_emulator_report").unwrap();
+            let needed = fetch(std::ptr::null_mut(), 0, 0);
+            let mut text = vec![0u8; needed];
+            assert_eq!(fetch(text.as_mut_ptr().cast(), needed, 1), needed);
+            let report: serde_json::Value = serde_json::from_slice(&text[..needed - 1]).unwrap();
+            assert_eq!(report["findings"][0]["kind"], "bounds");
+        }
+    });
+    ran.clean();
+}

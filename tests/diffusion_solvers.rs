@@ -1,0 +1,51 @@
+//! Whole runs of solvers, against those of diffusers' schedulers.
+
+use selftok::networks::{NamedTensors, Values};
+use selftok::solvers::{SampleOptions, Sampler, Solver};
+use selftok::{CpuOptions, Device};
+use selftok_kernels_cpu::Isa;
+use selftok_workspace::{Array, Golden, assert_within_f32, path};
+
+/// The first picture of a golden recording, sampled on every engine.
+fn judge(case: &str, conditions: &[&str], solver: Solver, guidance: f64, expected: &str) {
+    let io = Golden::open(&format!("tests/golden/models/{case}/io.safetensors"));
+    let mut inputs = NamedTensors::new();
+    for name in conditions.iter().chain(&["sample"]) {
+        let first = io.rows(name, 1);
+        let values = first.data.iter().map(|&x| x as f32).collect();
+        inputs.insert(*name, &first.shape, Values::F32(values)).unwrap();
+    }
+    for (i, isa) in Isa::available().into_iter().enumerate() {
+        let options = CpuOptions { threads: 1 + i % 2, isa: Some(isa), ..CpuOptions::default() };
+        let device = Device::cpu(options).unwrap();
+        let mut sampler = Sampler::open(path("tests/golden/models").join(case), &device).unwrap();
+        let options = SampleOptions { solver, steps: 8, guidance };
+        // Twice: the second run starts anew.
+        for _ in 0..2 {
+            let out = sampler.sample(&inputs, options, None, None).unwrap();
+            let out = Array::from_f32(&out.get("out").unwrap().shape, out.f32("out").unwrap());
+            assert_within_f32(&format!("{case} {solver:?} {isa:?}"), &out, &io.get(expected));
+        }
+    }
+}
+
+#[test]
+fn ddim_samples_what_diffusers_does() {
+    judge("unet_sd15", &["encoder_hidden_states"], Solver::Ddim, 3.0, "ddim.final_cfg3_8steps");
+}
+
+#[test]
+fn euler_samples_what_diffusers_does() {
+    judge("unet_sd15", &["encoder_hidden_states"], Solver::Euler, 3.0, "euler.final_cfg3_8steps");
+}
+
+#[test]
+fn dpm_solver_samples_what_diffusers_does() {
+    judge("unet_sd15", &["encoder_hidden_states"], Solver::DpmSolverPp2M, 3.0, "dpmpp2m.final_cfg3_8steps");
+}
+
+#[test]
+fn flow_matching_samples_what_diffusers_does() {
+    let conditions = ["encoder_hidden_states", "pooled_projections"];
+    judge("sd3", &conditions, Solver::Euler, 1.0, "flow.final_8steps_shift3");
+}
