@@ -102,12 +102,10 @@ pub fn lower(
         }
         match node.op {
             Op::Assign { at } => lowering.assign(node.inputs[0], node.inputs[1], at, index, node.stage),
+            Op::CacheAppend => lowering.cache_append(index, &node.inputs),
             // Joined here and not where it is read, lest a state that is a part of it changes in between.
             Op::Concat { .. } if live[index] => drop(lowering.view(node.outputs[0])),
             _ => {}
-        }
-        if let Op::CacheAppend = node.op {
-            lowering.cache_append(index, &node.inputs);
         }
     }
     lowering.write_outputs();
