@@ -45,7 +45,10 @@ fn subjects(family: &str) -> Vec<Subject<'static>> {
             subject(
                 family,
                 "layer_norm_f32_f32_block",
-                layer_norm_cases(&[520, 2048, 2052, 3080, 512, 1024, 1536], &[513, 128, 130, 385]),
+                layer_norm_cases(
+                    &[520, 2048, 2052, 3080, 512, 1024, 1536],
+                    &[513, 128, 130, 385, 7, 1281, 1793],
+                ),
             ),
         ],
     }
@@ -171,6 +174,10 @@ fn layer_norm_cases(wide: &'static [usize], odd: &'static [usize]) -> Vec<Case<'
         case("odd", move |e| each(e, odd, Call { gap: 1, y_gap: 2, modulation_gap: 3, ..all })),
         case("wide", move |e| each(e, wide, gaps(all))),
         case("nulls", move |e| {
+            for one in [Call { affine: false, ..all }, Call { modulation: None, ..all }] {
+                each(e, odd, one);
+                each(e, wide, one);
+            }
             for without in 2..6 {
                 let null = Call { rows: 3, without: Some(without), ..all };
                 each(e, odd, null);
