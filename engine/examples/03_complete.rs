@@ -1,5 +1,5 @@
 //! Continuing a prompt token by token, greedily and by drawing, with several samples of one prompt:
-//! `cargo run --release -p selftok --example 02_complete [MODEL [TEXT]]`. Without a model it continues ids with the tiny
+//! `cargo run --release -p selftok --example 03_complete [MODEL [TEXT]]`. Without a model it continues ids with the tiny
 //! one of the tests, whose weights are random.
 
 use selftok::Device;
