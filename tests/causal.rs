@@ -1,5 +1,7 @@
 //! Causal transformers against the reference library's golden values: whole prompts, and token by token over caches.
 
+use selftok::networks::{self, NamedTensors};
+use selftok::{CpuOptions, Device};
 use selftok_graph::Program;
 use selftok_graph::models::causal::{Config, Limits, gpt2, llama};
 use selftok_workspace::backend::{Backend, Engine, all, inputs, slots};
@@ -172,5 +174,21 @@ fn a_row_that_no_cache_has_is_refused() {
         }));
         let message = *message.unwrap_err().downcast::<String>().unwrap();
         assert!(message.contains(what) && message.contains("expected 0.."), "{message}");
+    }
+}
+
+#[test]
+fn as_black_boxes_they_give_the_logits_of_every_id() {
+    let device = Device::cpu(CpuOptions { threads: 2, ..CpuOptions::default() }).unwrap();
+    for name in ["llama3", "llama2_tied", "qwen3", "gpt2"] {
+        let folder = path(&format!("tests/golden/models/{name}"));
+        let network = networks::open(&folder, &device).unwrap();
+        let file = NamedTensors::open(folder.join("io.safetensors")).unwrap();
+        let ids = file.get("input_ids").unwrap();
+        let given = NamedTensors::new().with("input_ids", &ids.shape, ids.values.clone()).unwrap();
+        let out = network.run(&given).unwrap();
+        let logits = out.get("logits").unwrap();
+        let found = Array::from_f32(&logits.shape, out.f32("logits").unwrap());
+        assert_close(name, &found, &case(name).io.get("logits"), TOLERANCE);
     }
 }

@@ -4,6 +4,7 @@
 //! first met; the latest few stay bound. A new kind of network is one row of [`REGISTRY`] and an [`Architecture`].
 
 mod architecture;
+mod causal;
 mod clip;
 mod diffusion;
 mod error;
@@ -25,12 +26,13 @@ use selftok_loader::{DTypeClass, Error as LoaderError, Expected, Pattern, Tensor
 use std::path::{Path, PathBuf};
 
 /// What a row of the registry opens.
-#[derive(Debug)]
 pub struct Folder<'a> {
     /// The folder, or a file of weights that needs none.
     pub path: &'a Path,
     /// Its `config.json`; `Null` for a file alone.
     pub config: &'a serde_json::Value,
+    /// Where it is to run.
+    pub device: &'a Device,
 }
 
 impl Folder<'_> {
@@ -61,6 +63,11 @@ pub const REGISTRY: &[(&str, Open)] = &[
     ("clip_text_model", clip::open_text),
     ("clip_vision_model", clip::open_vision),
     ("dinov2", vision::open_dinov2),
+    ("gpt2", causal::open),
+    ("llama", causal::open),
+    ("mistral", causal::open),
+    ("qwen2", causal::open),
+    ("qwen3", causal::open),
     ("selftok", selftok::open),
     ("vit", vision::open_vit),
 ];
@@ -71,7 +78,7 @@ pub struct Network {
     cache: Cache,
 }
 
-/// Opens a network: a folder with `config.json` and its weights, or a released Selftok checkpoint. Nothing is compiled
+/// Opens a network: a folder with `config.json` and its weights, a released Selftok checkpoint, or a GGUF file. Nothing is compiled
 /// yet.
 ///
 /// # Errors
@@ -81,7 +88,11 @@ pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Network, Error> {
     let path = path.as_ref();
     let is_file = std::fs::metadata(path).map_err(|e| LoaderError::io(path, e))?.is_file();
     let architecture = if is_file {
-        selftok::open(&Folder { path, config: &serde_json::Value::Null })?
+        let folder = Folder { path, config: &serde_json::Value::Null, device };
+        match path.extension() {
+            Some(extension) if extension == "gguf" => causal::open(&folder)?,
+            _ => selftok::open(&folder)?,
+        }
     } else {
         let config_path = path.join("config.json");
         let config: serde_json::Value = read_json(&config_path)?;
@@ -89,7 +100,7 @@ pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Network, Error> {
         let Some((_, open)) = REGISTRY.iter().find(|(name, _)| *name == value) else {
             return Err(NetworkError::Unknown { path: config_path, field, value, known: known() }.into());
         };
-        open(&Folder { path, config: &config })?
+        open(&Folder { path, config: &config, device })?
     };
     Ok(Network { architecture, cache: Cache::new(device.clone()) })
 }

@@ -44,7 +44,7 @@ impl Sampler {
             _ => path,
         };
         let config: serde_json::Value = read_json(&path.join("config.json"))?;
-        let files = Diffusion::of_folder(&Folder { path, config: &config })?;
+        let files = Diffusion::of_folder(&Folder { path, config: &config, device })?;
         let scheduler = match scheduler_of(path) {
             Some(file) => read_json(&file)?,
             None => match &files.network {
