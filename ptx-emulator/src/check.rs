@@ -13,7 +13,7 @@ pub enum FindingKind {
     Bounds,
     /// Address not a multiple of the access size.
     Misaligned,
-    /// Read of bytes that nobody wrote.
+    /// Read of bytes that nobody wrote, or use of a register that nobody wrote.
     Uninitialised,
     /// Touches the destination or source of an asynchronous copy that was not waited for.
     InFlight,
@@ -102,6 +102,8 @@ pub struct Checks {
     pub freed: bool,
     pub misaligned: bool,
     pub uninitialised: bool,
+    /// Registers that nobody wrote, when something acts on one.
+    pub registers: bool,
     pub in_flight: bool,
     /// Races between warps, of one block or of several.
     pub race: bool,
@@ -119,6 +121,7 @@ impl Default for Checks {
             freed: true,
             misaligned: true,
             uninitialised: true,
+            registers: true,
             in_flight: true,
             race: true,
             lane_race: true,
@@ -137,6 +140,7 @@ impl Checks {
             freed: false,
             misaligned: false,
             uninitialised: false,
+            registers: false,
             in_flight: false,
             race: false,
             lane_race: false,
@@ -147,11 +151,12 @@ impl Checks {
     }
 
     /// The names that [`Checks::set`] takes.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "bounds",
         "freed",
         "misaligned",
         "uninitialised",
+        "registers",
         "in-flight",
         "race",
         "lane-race",
@@ -167,6 +172,7 @@ impl Checks {
             "freed" => &mut self.freed,
             "misaligned" => &mut self.misaligned,
             "uninitialised" => &mut self.uninitialised,
+            "registers" => &mut self.registers,
             "in-flight" => &mut self.in_flight,
             "race" => &mut self.race,
             "lane-race" => &mut self.lane_race,
@@ -185,7 +191,7 @@ impl Checks {
             FindingKind::Bounds | FindingKind::ReadOnly => self.bounds,
             FindingKind::Freed => self.freed,
             FindingKind::Misaligned => self.misaligned,
-            FindingKind::Uninitialised => self.uninitialised,
+            FindingKind::Uninitialised => self.uninitialised || self.registers,
             FindingKind::InFlight => self.in_flight,
             FindingKind::Race => self.race || self.lane_race,
             FindingKind::Barrier => self.barrier,

@@ -85,6 +85,8 @@ pub struct Warp {
     pub preds: Vec<u32>,
     /// Special registers.
     pub specials: Vec<Plane>,
+    /// Which of them nobody wrote.
+    pub undefined: super::undefined::Undefined,
     local: Vec<u8>,
     local_stride: u64,
     /// Whether a group that has not run for long is to run next.
@@ -143,6 +145,10 @@ impl Warp {
             wait: Wait::No,
             last_run: 0,
         };
+        let mut undefined = super::undefined::Undefined::default();
+        if launch.options.checks.registers && launch.loaded.module.0.watched {
+            undefined.begin([0; 2], f, lanes);
+        }
         Warp {
             block,
             id,
@@ -154,6 +160,7 @@ impl Warp {
             registers: vec![Plane::default(); f.planes as usize],
             preds: vec![0; f.preds as usize],
             specials: vec![Plane::default(); Special::planes() as usize],
+            undefined,
             local: vec![0; f.local_bytes as usize * 32],
             local_stride: u64::from(f.local_bytes),
             turn: false,
@@ -232,6 +239,12 @@ impl Warp {
         }
         self.local = new;
         self.local_stride = stride;
+        self.grow_marks(old, stride as usize);
+    }
+
+    /// Bytes of local memory of all lanes, and of one.
+    pub fn local_size(&self) -> (usize, u64) {
+        (self.local.len(), self.local_stride)
     }
 
     /// Brings groups that stand at one place together, lets those go on that have what they wait for, and puts the
@@ -401,6 +414,10 @@ impl Warp {
         if self.products.watching {
             super::wgmma::watch(cx, self, i, m);
         }
+        let watched = i.watched && self.undefined.watching();
+        if watched && !i.guard.is_none() {
+            super::undefined::guard(cx, self, i, mask);
+        }
         let run = match &i.op {
             Op::Int1(..)
             | Op::Int2(..)
@@ -434,6 +451,9 @@ impl Warp {
             | Op::PredNot => select::RUN[version],
             _ => return self.step_other(cx, code, constants, i, pc, mask, m, forced),
         };
+        if watched {
+            super::undefined::watch(cx, self, constants, i, m);
+        }
         let approx = cx.launch.options.approximation;
         let salt = cx.worker.issued;
         let mut view = self.view(constants);
@@ -468,6 +488,9 @@ impl Warp {
                 return self.split(&[(*target, m)], mask & !m, pc);
             }
             Op::BranchIndexed(targets) => {
+                if i.watched && self.undefined.watching() {
+                    super::undefined::watch(cx, self, constants, i, m);
+                }
                 let index = self.view(constants).read32(i.s[0]);
                 let mut ways: Vec<(u32, u32)> = Vec::new();
                 for l in lanes(m) {
@@ -494,6 +517,9 @@ impl Warp {
                     self.groups[0].pc = pc + 1;
                     return Go::On;
                 }
+                if i.watched && self.undefined.watching() {
+                    super::undefined::watch(cx, self, constants, i, m);
+                }
                 return self.call(cx, constants, i, call, pc, m);
             }
             _ => {}
@@ -502,6 +528,7 @@ impl Warp {
             self.groups[0].pc = pc + 1;
             return Go::On;
         }
+        let watched = i.watched && self.undefined.watching();
         let need = match i.op.convergence(i) {
             Convergence::Free => 0,
             Convergence::Whole => self.live,
@@ -525,6 +552,9 @@ impl Warp {
         }
         if forced {
             self.groups[0].last_run = self.ran;
+        }
+        if watched {
+            super::undefined::watch(cx, self, constants, i, m);
         }
         // What a waiting instruction leaves behind must already stand at the next one.
         self.groups[0].pc = pc + 1;
@@ -550,6 +580,9 @@ impl Warp {
             }
             _ => access::run(cx, self, constants, i, m),
         };
+        if watched && let Op::Store(a) = &i.op {
+            super::undefined::stored(self, constants, i, m, a);
+        }
         if cx.launch.abort.load(std::sync::atomic::Ordering::Relaxed) {
             return Go::Changed;
         }
@@ -662,6 +695,12 @@ impl Warp {
             self.preds.resize((base[1] + f.preds) as usize, 0);
         }
         self.grow_local(local_end);
+        if self.undefined.watching() {
+            self.undefined.begin([base[0], base[1]], f, m);
+            for l in lanes(m) {
+                self.mark_local(l as u32, u64::from(base[2]), u64::from(f.local_bytes), false);
+            }
+        }
         for l in lanes(m) {
             for (from, to) in call.args.iter().zip(&f.params) {
                 self.copy_local(l, local + from.0, base[2] + to.offset, from.1.min(to.bytes));
@@ -690,6 +729,7 @@ impl Warp {
         let at = lane as u64 * self.local_stride;
         let (from, to) = ((at + u64::from(from)) as usize, (at + u64::from(to)) as usize);
         self.local.copy_within(from..from + bytes as usize, to);
+        self.copy_marks(from, to, bytes as usize);
     }
 
     fn return_from(&mut self, cx: &mut Cx, code: &[Instruction], i: &Instruction, pc: u32, m: u32) -> Go {
