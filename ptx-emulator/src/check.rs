@@ -36,6 +36,22 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
+    /// The check that reports it, by its name in [`Checks::NAMES`]; none where it cannot be turned off.
+    pub fn check(self) -> Option<&'static str> {
+        match self {
+            FindingKind::Bounds | FindingKind::ReadOnly => Some("bounds"),
+            FindingKind::Freed => Some("freed"),
+            FindingKind::Misaligned => Some("misaligned"),
+            FindingKind::Uninitialised => Some("uninitialised"),
+            FindingKind::InFlight => Some("in-flight"),
+            FindingKind::Race => Some("race"),
+            FindingKind::Barrier => Some("barrier"),
+            FindingKind::Shuffle => Some("shuffle"),
+            FindingKind::Resource => Some("resource"),
+            FindingKind::Deadlock | FindingKind::Trap => None,
+        }
+    }
+
     /// Whether a GPU would stop the kernel here, and with which error.
     pub fn fatal(self) -> Option<CudaError> {
         match self {

@@ -11,7 +11,7 @@ pub mod host;
 pub mod ptx;
 pub mod table;
 
-pub use campaign::{Campaign, Case, Subject};
+pub use campaign::{Campaign, Case, Depth, Subject};
 pub use host::{Change, HostMutant, Rig};
 pub use ptx::PtxMutant;
 pub use table::{Explained, Outcome, Table};
