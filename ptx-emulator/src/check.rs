@@ -48,7 +48,7 @@ impl FindingKind {
             FindingKind::Barrier => Some("barrier"),
             FindingKind::Shuffle => Some("shuffle"),
             FindingKind::Resource => Some("resource"),
-            FindingKind::Deadlock | FindingKind::Trap => None,
+            FindingKind::Deadlock | FindingKind::Trap | FindingKind::Module => None,
         }
     }
 
