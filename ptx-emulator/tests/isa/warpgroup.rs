@@ -2,7 +2,14 @@
 //! Matrix Layout", "Matrix Descriptor Format", "Strides"), and what must not be touched before `wgmma.wait_group`.
 
 use half::bf16;
-use ptx_emulator::{Device, FindingKind, Gpu, LaunchConfig, Module, Options, Report};
+use ptx_emulator::{Device, FindingKind, Gpu, LaunchConfig, Options, Report};
+
+pub const ALL: &[fn()] = &[
+    each_layout_gives_the_product_in_its_fragments,
+    what_ordinary_stores_wrote_needs_a_proxy_fence,
+    registers_and_operands_may_not_be_touched_before_the_wait,
+    each_type_from_memory_and_from_registers,
+];
 
 /// Bytes of shared memory that the tests fill.
 const BYTES: usize = 32768;
@@ -109,7 +116,7 @@ fn run(n: usize, a: &Layout, b: &Layout, ptx: &str) -> (Report, Vec<f32>) {
     let (input, output) = (memory.alloc(BYTES as u64).unwrap(), memory.alloc(64 * n as u64 * 4).unwrap());
     memory.write(input, &image).unwrap();
     memory.write(output, &vec![0; 64 * n * 4]).unwrap();
-    let module = Module::parse(ptx).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
+    let module = crate::support::module(ptx);
     let loaded = device.load(&module).unwrap();
     let args: Vec<u8> = [input, output].iter().flat_map(|p| p.to_le_bytes()).collect();
     let report = device.launch(&loaded, "k", &LaunchConfig::new(1, 128), &args).unwrap();
@@ -235,7 +242,7 @@ fn each_type_from_memory_and_from_registers() {
             let memory = device.memory();
             let (input, output) = (memory.alloc(BYTES as u64).unwrap(), memory.alloc(4096).unwrap());
             memory.write(input, &image).unwrap();
-            let module = Module::parse(&ptx).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
+            let module = crate::support::module(&ptx);
             let loaded = device.load(&module).unwrap();
             let args: Vec<u8> = [input, output].iter().flat_map(|p| p.to_le_bytes()).collect();
             let report = device.launch(&loaded, "k", &LaunchConfig::new(1, 128), &args).unwrap();
