@@ -164,6 +164,7 @@ fn every_form_that_the_decoder_produces_is_tested() {
         crate::mbarrier::ALL,
         crate::memory::ALL,
         crate::real::ALL,
+        crate::scalars::ALL,
         crate::sync::ALL,
         crate::tensor::ALL,
         crate::warp::ALL,

@@ -24,6 +24,7 @@ mod integer;
 mod mbarrier;
 mod memory;
 mod real;
+mod scalars;
 mod support;
 mod sync;
 mod tensor;
