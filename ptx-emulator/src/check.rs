@@ -31,6 +31,8 @@ pub enum FindingKind {
     Deadlock,
     /// `trap`, or an operand outside its legal range.
     Trap,
+    /// A PTX text that is refused: nothing was run.
+    Module,
 }
 
 impl FindingKind {
@@ -46,7 +48,7 @@ impl FindingKind {
             FindingKind::Barrier => Some("barrier"),
             FindingKind::Shuffle => Some("shuffle"),
             FindingKind::Resource => Some("resource"),
-            FindingKind::Deadlock | FindingKind::Trap => None,
+            FindingKind::Deadlock | FindingKind::Trap | FindingKind::Module => None,
         }
     }
 
@@ -59,6 +61,7 @@ impl FindingKind {
             FindingKind::Misaligned => Some(CudaError::MisalignedAddress),
             FindingKind::Deadlock => Some(CudaError::LaunchTimeout),
             FindingKind::Trap => Some(CudaError::LaunchFailed),
+            FindingKind::Module => Some(CudaError::InvalidPtx),
             FindingKind::Resource => Some(CudaError::LaunchOutOfResources),
             FindingKind::Race
             | FindingKind::Uninitialised
@@ -197,7 +200,7 @@ impl Checks {
             FindingKind::Barrier => self.barrier,
             FindingKind::Shuffle => self.shuffle,
             FindingKind::Resource => self.resource,
-            FindingKind::Deadlock | FindingKind::Trap => true,
+            FindingKind::Deadlock | FindingKind::Trap | FindingKind::Module => true,
         }
     }
 }
