@@ -265,6 +265,9 @@ pub enum CampaignError {
         /// What it found.
         caught: String,
     },
+    /// A program that cannot be started, or is wrong with nothing broken.
+    #[error("{0}")]
+    Program(String),
     /// Not one of [`crate::Checks::NAMES`].
     #[error("there is no check '{0}'")]
     NoSuchCheck(String),
