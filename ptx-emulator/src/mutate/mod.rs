@@ -12,7 +12,7 @@ pub mod program;
 pub mod ptx;
 pub mod table;
 
-pub use campaign::{Campaign, Case, Subject};
+pub use campaign::{Campaign, Case, Depth, Subject};
 pub use host::{Change, HostMutant, Rig};
 pub use program::ProgramCampaign;
 pub use ptx::PtxMutant;

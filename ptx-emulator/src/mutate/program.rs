@@ -5,7 +5,7 @@
 //! program's own check of its results (its exit code), a hang, or a note such as that of memory which was not freed. The
 //! program must make the same calls at every run and end with exit code 0 and no finding when nothing is broken.
 
-use super::table::{Outcome, Table};
+use super::table::{NOT_RUN, Outcome, SURVIVOR, Table};
 use super::{Kind, campaign::CampaignError};
 use crate::stand_in::StandIn;
 use serde_json::Value;
@@ -121,15 +121,21 @@ impl ProgramCampaign {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some((id, kind, change)) = list.get(at) else { return };
                 let judged = if begun.elapsed() > self.budget {
-                    Ok(("not run".into(), vec![], String::new()))
+                    Ok((NOT_RUN.into(), vec![], String::new()))
                 } else {
                     self.judge(&stand_in, id, timeout, &notes)
                 };
                 match judged {
                     Ok((detector, findings, message)) => {
                         let (id, change) = (format!("{}:{id}", self.name), change.clone());
+                        let detectors = match (findings.is_empty(), detector.as_str()) {
+                            (true, SURVIVOR | NOT_RUN) => vec![],
+                            (true, _) => vec![detector.clone()],
+                            (false, _) => findings,
+                        };
+                        let (line, case) = (None, self.name.clone());
                         let outcome =
-                            Outcome { id, kind: *kind, line: None, change, detector, findings, message };
+                            Outcome { id, kind: *kind, line, change, detector, detectors, message, case };
                         outcomes.lock().unwrap_or_else(|e| e.into_inner()).push((at, outcome));
                     }
                     Err(e) => return *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e),
@@ -187,7 +193,7 @@ impl ProgramCampaign {
                 (true, ..) => {}
             }
         }
-        Ok(("survivor".into(), vec![], String::new()))
+        Ok((SURVIVOR.into(), vec![], String::new()))
     }
 
     fn once(
