@@ -128,14 +128,8 @@ impl ProgramCampaign {
                 match judged {
                     Ok((detector, findings, message)) => {
                         let (id, change) = (format!("{}:{id}", self.name), change.clone());
-                        let detectors = match (findings.is_empty(), detector.as_str()) {
-                            (true, SURVIVOR | NOT_RUN) => vec![],
-                            (true, _) => vec![detector.clone()],
-                            (false, _) => findings,
-                        };
-                        let (line, case) = (None, self.name.clone());
-                        let outcome =
-                            Outcome { id, kind: *kind, line, change, detector, detectors, message, case };
+                        let line = None;
+                        let outcome = Outcome { id, kind: *kind, line, change, detector, findings, message };
                         outcomes.lock().unwrap_or_else(|e| e.into_inner()).push((at, outcome));
                     }
                     Err(e) => return *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e),
