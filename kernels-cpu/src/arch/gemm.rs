@@ -154,6 +154,8 @@ impl<V: Lanes> Dot<V> for Bf16Widened {
 
 impl<V: BlockLanes> Dot<V> for F16Widened {
     const A_WORDS: usize = 2;
+    // Pairs, so that a chain is as long as one of f32.
+    const CHAIN: usize = 16;
     #[inline(always)]
     unsafe fn dot<const NV: usize>(a: *const f32, b: [V; NV], acc: [V; NV]) -> [V; NV] {
         // SAFETY: the caller vouches for the two words and the instruction set.
