@@ -1,6 +1,7 @@
 //! What the environment asks for. Read once, when the driver is first called; a value that cannot be understood is a
 //! note in the report and on stderr, and the default stands.
 
+use crate::mutation::Mode;
 use ptx_emulator::{Accumulation, Approximation, ApproximationMode, Checks, Gpu, Options, Order};
 use std::path::PathBuf;
 
@@ -14,6 +15,8 @@ pub struct Settings {
     pub options: Options,
     /// Seed of the scheduler of streams.
     pub seed: u64,
+    /// The mistake to make in the host's calls.
+    pub mutate: Mode,
     /// Where the report goes.
     pub report: Option<PathBuf>,
     /// What could not be understood.
@@ -28,6 +31,7 @@ impl Settings {
             devices: 1,
             options: Options::default(),
             seed: 0,
+            mutate: Mode::Off,
             report: None,
             complaints: Vec::new(),
         };
@@ -81,6 +85,12 @@ impl Settings {
                     s.options.accumulation
                 }
             };
+        }
+        if let Some(text) = variable("PTX_EMULATOR_MUTATE") {
+            match text.parse::<Mode>() {
+                Ok(mode) => s.mutate = mode,
+                Err(e) => s.complaints.push(format!("PTX_EMULATOR_MUTATE={e}")),
+            }
         }
         if let Some(text) = variable("PTX_EMULATOR_CHECKS") {
             set_checks(&text, &mut s.options.checks, &mut s.complaints);
