@@ -4,7 +4,7 @@
 //! lanes need), so reading one is no mistake yet. As Memcheck does, copies and arithmetic pass the state on, for each
 //! lane and each 16 bits, and it is reported when it decides something: an address, a predicate that guards or votes, a
 //! value stored to global or shared memory, an operand of an atomic, a matrix product or a barrier. Local memory carries
-//! it through. Only the instructions that [`crate::decode::definite`] could not prove harmless come here.
+//! it through. Only the instructions that `decode::definite` could not prove harmless come here.
 
 use super::view::Plane;
 use super::warp::{Warp, lanes};
