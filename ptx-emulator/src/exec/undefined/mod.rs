@@ -16,6 +16,7 @@ use crate::decode::Function;
 use crate::decode::definite::{self, Role};
 use crate::ir::*;
 use crate::types::Space;
+use std::collections::HashMap;
 
 /// The lanes in which each 16 bits of a register (up to 128 bits of them) are undefined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,12 @@ impl Lanes {
 /// What is undefined of a warp's registers and local memory; empty when nothing is watched.
 #[derive(Clone, Debug, Default)]
 pub struct Undefined {
-    planes: Vec<Lanes>,
+    /// Of each plane, the lanes in which any of the register is undefined: most often none.
+    any: Vec<u32>,
+    /// Of each plane, its origin plus one; 0 is the plane itself.
+    origins: Vec<u32>,
+    /// The parts of those registers of which not all are alike.
+    split: HashMap<usize, [u32; 8]>,
     preds: Vec<(u32, u32)>,
     /// By byte of local memory, whether it was written.
     local: Vec<u8>,
@@ -60,21 +66,38 @@ impl Undefined {
     /// Whether registers are watched at all.
     #[inline(always)]
     pub fn watching(&self) -> bool {
-        !self.planes.is_empty() || !self.preds.is_empty()
+        !self.preds.is_empty()
     }
 
     /// A frame of `f` begins: nothing in it was written, in the lanes of `m`.
     pub fn begin(&mut self, base: [u32; 2], f: &Function, m: u32) {
         let unproven = |k: usize| f.unproven.get(k / 64).is_some_and(|w| w >> (k % 64) & 1 != 0);
-        let end = (base[0] + f.planes) as usize;
-        if self.planes.len() < end {
-            self.planes.resize(end, DEFINED);
+        let (start, end) = (base[0] as usize, (base[0] + f.planes) as usize);
+        if self.any.len() < end {
+            self.any.resize(end, 0);
+            self.origins.resize(end, 0);
         }
-        for (k, lanes) in self.planes[base[0] as usize..end].iter_mut().enumerate() {
-            let now = if unproven(k) { m } else { 0 };
-            lanes.parts.iter_mut().for_each(|p| *p = *p & !m | now);
-            if now != 0 {
-                lanes.origin = k as u32;
+        // A kernel's frame is fresh: nothing is to be cleared.
+        if start > 0 {
+            self.any[start..end].iter_mut().for_each(|any| *any &= !m);
+            self.split.retain(|at, parts| {
+                if *at >= start {
+                    parts.iter_mut().for_each(|p| *p &= !m);
+                }
+                *parts != [0; 8]
+            });
+        }
+        for (word, bits) in f.unproven.iter().enumerate().filter(|(_, bits)| **bits != 0) {
+            for k in (0..64).filter(|k| bits >> k & 1 != 0).map(|k| 64 * word + k) {
+                if k >= f.planes as usize {
+                    break;
+                }
+                let at = start + k;
+                self.any[at] |= m;
+                self.origins[at] = 0;
+                if let Some(parts) = self.split.get_mut(&at) {
+                    parts.iter_mut().for_each(|p| *p |= m);
+                }
             }
         }
         let end = (base[1] + f.preds) as usize;
@@ -92,11 +115,30 @@ impl Undefined {
 }
 
 impl Warp {
-    fn undefined_slot(&self, s: Slot) -> Lanes {
+    /// Lanes in which any of a register is undefined.
+    #[inline]
+    fn undefined_lanes(&self, s: Slot) -> u32 {
         if s.is_none() || !s.is_register() {
+            return 0;
+        }
+        self.undefined.any[self.groups[0].base[0] as usize + s.index()]
+    }
+
+    #[inline]
+    fn undefined_slot(&self, s: Slot) -> Lanes {
+        let any = self.undefined_lanes(s);
+        if any == 0 {
             return DEFINED;
         }
-        self.undefined.planes[self.groups[0].base[0] as usize + s.index()]
+        let at = self.groups[0].base[0] as usize + s.index();
+        let origin = match self.undefined.origins[at] {
+            0 => s.index() as u32,
+            other => other - 1,
+        };
+        match Some(&self.undefined.split).filter(|s| !s.is_empty()).and_then(|s| s.get(&at)) {
+            Some(parts) => Lanes { parts: *parts, origin },
+            None => Lanes::whole(any, origin),
+        }
     }
 
     fn undefined_pred(&self, p: Pred) -> (u32, u32) {
@@ -108,12 +150,23 @@ impl Warp {
             return;
         }
         let at = self.groups[0].base[0] as usize + d.index();
-        let old = &mut self.undefined.planes[at];
-        for (to, from) in old.parts.iter_mut().zip(value.parts) {
+        let (any, before) = (value.any() & m, self.undefined.any[at]);
+        if any | before & m == 0 {
+            return;
+        }
+        let mut parts = [before; 8];
+        if !self.undefined.split.is_empty() {
+            parts = self.undefined.split.remove(&at).unwrap_or(parts);
+        }
+        for (to, from) in parts.iter_mut().zip(value.parts) {
             *to = *to & !m | from & m;
         }
-        if value.any() & m != 0 {
-            old.origin = value.origin;
+        self.undefined.any[at] = before & !m | any;
+        if parts != [self.undefined.any[at]; 8] {
+            self.undefined.split.insert(at, parts);
+        }
+        if any != 0 {
+            self.undefined.origins[at] = value.origin + 1;
         }
     }
 

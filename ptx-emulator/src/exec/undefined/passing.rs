@@ -17,7 +17,14 @@ pub(super) fn passes(
     to: [Pred; 3],
     from: [Pred; 3],
 ) {
-    // Most often nothing is undefined: then only the results are to be marked.
+    // Most often nothing is undefined, and was not.
+    let known = definite::read(i).all(|s| w.undefined_lanes(s) & m == 0)
+        && from.into_iter().all(|p| w.undefined_pred(p).0 & m == 0);
+    if known {
+        definite::written(i).for_each(|d| w.set_undefined(d, m, DEFINED));
+        to.into_iter().for_each(|p| w.set_undefined_pred(p, m, (0, 0)));
+        return;
+    }
     let mut all = DEFINED;
     if !definite::cancels(i) {
         let mut met = |lanes: u32, origin: u32| {
