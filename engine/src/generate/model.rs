@@ -17,9 +17,9 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub struct CausalModel {
     path: PathBuf,
     config: Config,
-    weights: Arc<dyn TensorSource>,
+    pub(super) weights: Arc<dyn TensorSource>,
     gguf: Option<Arc<Weights>>,
-    device: Device,
+    pub(super) device: Device,
 }
 
 impl CausalModel {
@@ -55,7 +55,11 @@ impl CausalModel {
         gguf: Option<Arc<Weights>>,
         device: &Device,
     ) -> Result<CausalModel, Error> {
-        let graph = config.forward(Limits { rows: 1, logits: 1, sequences: 1, context: 1 })?;
+        let graph = config.forward(Limits { rows: 1, logits: 1, sequences: 1, context: 1 });
+        let graph = graph.map_err(|error| {
+            let folder = gguf.is_none().then(|| path.join("config.json"));
+            selftok_loader::Error::config(folder.as_deref().unwrap_or(path), error.to_string())
+        })?;
         let expected: Vec<Expected> = graph
             .weights()
             .map(|(_, value)| Expected {
@@ -153,15 +157,7 @@ impl CausalModel {
     /// If an id is out of range, or the length beyond the context.
     pub fn logits(&self, ids: &[i64], batch: usize) -> Result<Vec<f32>, Error> {
         let vocabulary = self.config.vocab_size();
-        let length = ids.len().checked_div(batch).unwrap_or(0);
-        if length == 0 || length * batch != ids.len() {
-            return Err(Error::NotWhole { what: "input_ids", len: ids.len(), item: batch });
-        }
-        for (i, &id) in ids.iter().enumerate() {
-            if usize::try_from(id).map_or(true, |id| id >= vocabulary) {
-                return Err(GenerateError::Id { id, position: i % length, vocabulary }.into());
-            }
-        }
+        let length = self.check_ids(ids, batch)?;
         let chunk = ids.len().min(256);
         let limits = Limits { rows: chunk, logits: chunk, sequences: batch, context: length };
         let mut rows = self.rows(limits)?;
@@ -174,6 +170,26 @@ impl CausalModel {
             logits.extend_from_slice(rows.run(None)?);
         }
         Ok(logits)
+    }
+}
+
+impl CausalModel {
+    /// The length of the texts of a batch, whose ids are all in the vocabulary.
+    pub(super) fn check_ids(&self, ids: &[i64], batch: usize) -> Result<usize, Error> {
+        let (vocabulary, context) = (self.config.vocab_size(), self.config.max_positions());
+        let length = ids.len().checked_div(batch).unwrap_or(0);
+        if length == 0 || length * batch != ids.len() {
+            return Err(Error::NotWhole { what: "input_ids", len: ids.len(), item: batch });
+        }
+        if length > context {
+            return Err(GenerateError::TextTooLong { length, context }.into());
+        }
+        for (i, &id) in ids.iter().enumerate() {
+            if usize::try_from(id).map_or(true, |id| id >= vocabulary) {
+                return Err(GenerateError::Id { id, position: i % length, vocabulary }.into());
+            }
+        }
+        Ok(length)
     }
 }
 
