@@ -13,7 +13,7 @@ pub enum FindingKind {
     Bounds,
     /// Address not a multiple of the access size.
     Misaligned,
-    /// Read of bytes that nobody wrote.
+    /// Read of bytes that nobody wrote, or use of a register that nobody wrote.
     Uninitialised,
     /// Touches the destination or source of an asynchronous copy that was not waited for.
     InFlight,
@@ -31,9 +31,27 @@ pub enum FindingKind {
     Deadlock,
     /// `trap`, or an operand outside its legal range.
     Trap,
+    /// A PTX text that is refused: nothing was run.
+    Module,
 }
 
 impl FindingKind {
+    /// The check that reports it, by its name in [`Checks::NAMES`]; none where it cannot be turned off.
+    pub fn check(self) -> Option<&'static str> {
+        match self {
+            FindingKind::Bounds | FindingKind::ReadOnly => Some("bounds"),
+            FindingKind::Freed => Some("freed"),
+            FindingKind::Misaligned => Some("misaligned"),
+            FindingKind::Uninitialised => Some("uninitialised"),
+            FindingKind::InFlight => Some("in-flight"),
+            FindingKind::Race => Some("race"),
+            FindingKind::Barrier => Some("barrier"),
+            FindingKind::Shuffle => Some("shuffle"),
+            FindingKind::Resource => Some("resource"),
+            FindingKind::Deadlock | FindingKind::Trap | FindingKind::Module => None,
+        }
+    }
+
     /// Whether a GPU would stop the kernel here, and with which error.
     pub fn fatal(self) -> Option<CudaError> {
         match self {
@@ -43,6 +61,7 @@ impl FindingKind {
             FindingKind::Misaligned => Some(CudaError::MisalignedAddress),
             FindingKind::Deadlock => Some(CudaError::LaunchTimeout),
             FindingKind::Trap => Some(CudaError::LaunchFailed),
+            FindingKind::Module => Some(CudaError::InvalidPtx),
             FindingKind::Resource => Some(CudaError::LaunchOutOfResources),
             FindingKind::Race
             | FindingKind::Uninitialised
@@ -86,6 +105,8 @@ pub struct Checks {
     pub freed: bool,
     pub misaligned: bool,
     pub uninitialised: bool,
+    /// Registers that nobody wrote, when something acts on one.
+    pub registers: bool,
     pub in_flight: bool,
     /// Races between warps, of one block or of several.
     pub race: bool,
@@ -103,6 +124,7 @@ impl Default for Checks {
             freed: true,
             misaligned: true,
             uninitialised: true,
+            registers: true,
             in_flight: true,
             race: true,
             lane_race: true,
@@ -121,6 +143,7 @@ impl Checks {
             freed: false,
             misaligned: false,
             uninitialised: false,
+            registers: false,
             in_flight: false,
             race: false,
             lane_race: false,
@@ -131,11 +154,12 @@ impl Checks {
     }
 
     /// The names that [`Checks::set`] takes.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "bounds",
         "freed",
         "misaligned",
         "uninitialised",
+        "registers",
         "in-flight",
         "race",
         "lane-race",
@@ -151,6 +175,7 @@ impl Checks {
             "freed" => &mut self.freed,
             "misaligned" => &mut self.misaligned,
             "uninitialised" => &mut self.uninitialised,
+            "registers" => &mut self.registers,
             "in-flight" => &mut self.in_flight,
             "race" => &mut self.race,
             "lane-race" => &mut self.lane_race,
@@ -169,13 +194,13 @@ impl Checks {
             FindingKind::Bounds | FindingKind::ReadOnly => self.bounds,
             FindingKind::Freed => self.freed,
             FindingKind::Misaligned => self.misaligned,
-            FindingKind::Uninitialised => self.uninitialised,
+            FindingKind::Uninitialised => self.uninitialised || self.registers,
             FindingKind::InFlight => self.in_flight,
             FindingKind::Race => self.race || self.lane_race,
             FindingKind::Barrier => self.barrier,
             FindingKind::Shuffle => self.shuffle,
             FindingKind::Resource => self.resource,
-            FindingKind::Deadlock | FindingKind::Trap => true,
+            FindingKind::Deadlock | FindingKind::Trap | FindingKind::Module => true,
         }
     }
 }

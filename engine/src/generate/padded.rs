@@ -4,12 +4,11 @@
 //! A cache has no holes: ids that are seen stand first in it, in order, and the hidden ones behind them. Each id then sees a
 //! first part of it, namely the ids at or before it that are not hidden.
 
-use super::rows::{Rows, Standing};
+use super::model::BLACK_BOX_ROWS;
+use super::rows::Standing;
 use super::{CausalModel, GenerateError};
-use crate::{Error, Executable};
-use selftok_graph::models::causal::Limits;
-use selftok_graph::{Program, compile};
-use std::sync::Arc;
+use crate::Error;
+use selftok_graph::models::causal::{Limits, Positions};
 
 /// A batch of texts of one length.
 #[derive(Clone, Copy, Debug)]
@@ -54,9 +53,9 @@ impl CausalModel {
             })
             .collect();
         let last = texts.positions.iter().max().map_or(0, |&position| position as usize);
-        let rows = standings.iter().flatten().count().clamp(1, 256);
+        let rows = BLACK_BOX_ROWS;
         let limits = Limits { rows, logits: rows, sequences: texts.batch, context: length.max(last + 1) };
-        let mut packed = self.rows_at(limits)?;
+        let mut packed = self.rows(limits, Positions::Given)?;
         let mut logits = vec![0.0; texts.ids.len() * vocabulary];
         let live: Vec<(usize, Standing)> =
             standings.into_iter().enumerate().filter_map(|(row, at)| Some((row, at?))).collect();
@@ -70,12 +69,6 @@ impl CausalModel {
             }
         }
         Ok(logits)
-    }
-
-    fn rows_at(&self, limits: Limits) -> Result<Rows, Error> {
-        let plan = compile(&Program::from(self.config().forward_at(limits)?), &self.device.target())?;
-        let executable = Executable::bind(plan, Arc::clone(&self.weights), &self.device)?;
-        Rows::new(&executable, limits, self.config().vocab_size())
     }
 }
 

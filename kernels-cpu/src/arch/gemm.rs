@@ -7,6 +7,7 @@
 //! sets.
 
 use super::Lanes;
+use super::blocks::BlockLanes;
 use crate::gemm::{Epilogue, RowMap, Rows};
 use selftok_graph::Activation;
 
@@ -57,7 +58,7 @@ pub struct GemmKernels {
     pub rows: usize,
     /// Lanes of a vector; a panel of B is two vectors wide, the last one perhaps one.
     pub lanes: usize,
-    /// Elements of k in a unit: 1 for f32, 2 for bf16.
+    /// Elements of k in a unit: 1 for f32, 2 for bf16 and f16, a block of quants.
     pub unit: usize,
     /// Words of packed A in a unit.
     pub a_words: usize,
@@ -110,8 +111,10 @@ pub trait Dot<V: Lanes> {
 
 /// f32 by f32.
 pub struct F32;
-/// bf16 pairs of B, widened while they are loaded, by f32 values of A that were rounded to bf16.
+/// bf16 pairs of B, widened while they are loaded, by f32 values of A (rounded to bf16 or not, as they were packed).
 pub struct Bf16Widened;
+/// f16 pairs of B, widened while they are loaded, by f32.
+pub struct F16Widened;
 
 impl<V: Lanes> Dot<V> for F32 {
     const A_WORDS: usize = 1;
@@ -136,6 +139,20 @@ impl<V: Lanes> Dot<V> for Bf16Widened {
         let mut sum = acc;
         for j in 0..NV {
             sum[j] = high.mul_add(b[j].bf16_high(), low.mul_add(b[j].bf16_low(), sum[j]));
+        }
+        sum
+    }
+}
+
+impl<V: BlockLanes> Dot<V> for F16Widened {
+    const A_WORDS: usize = 2;
+    #[inline(always)]
+    unsafe fn dot<const NV: usize>(a: *const f32, b: [V; NV], acc: [V; NV]) -> [V; NV] {
+        // SAFETY: the caller vouches for the two words and the instruction set.
+        let (low, high) = unsafe { (V::new(*a), V::new(*a.add(1))) };
+        let mut sum = acc;
+        for j in 0..NV {
+            sum[j] = high.mul_add(b[j].half_high(), low.mul_add(b[j].half_low(), sum[j]));
         }
         sum
     }

@@ -56,12 +56,14 @@ pub(crate) const ACTS: [Activation; 7] = [
     Activation::Tanh,
 ];
 
-pub(crate) const KINDS: [WeightKind; 5] = [
+pub(crate) const KINDS: [WeightKind; 7] = [
     WeightKind::Packed(WeightFormat::F32),
     WeightKind::Packed(WeightFormat::Bf16),
     WeightKind::Rows(RowsDType::F32),
     WeightKind::Rows(RowsDType::Bf16),
     WeightKind::Rows(RowsDType::F16),
+    WeightKind::Packed(WeightFormat::Bf16Wide),
+    WeightKind::Packed(WeightFormat::F16Wide),
 ];
 
 /// A value as the kernels see it: A as it is packed, W as it is stored.
@@ -76,7 +78,10 @@ pub(crate) fn rounded_a(kind: WeightKind, x: f32) -> f64 {
 
 pub(crate) fn rounded_w(kind: WeightKind, x: f32) -> f64 {
     match kind {
-        WeightKind::Rows(RowsDType::F16) => f16::from_f32(x).to_f64(),
+        WeightKind::Rows(RowsDType::F16) | WeightKind::Packed(WeightFormat::F16Wide) => {
+            f16::from_f32(x).to_f64()
+        }
+        WeightKind::Packed(WeightFormat::Bf16Wide) => bf16::from_f32(x).to_f64(),
         _ => rounded_a(kind, x),
     }
 }
@@ -340,6 +345,17 @@ fn threads_that_share_the_tasks_give_the_same_bits() {
         c
     };
     assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn sixteen_bits_of_a_weight_take_sixteen_bits() {
+    let (n, k) = (64, 300);
+    for features in all_features() {
+        let bytes =
+            |format| PackedMatrix::pack(n, k, format, features, |_, to| to.fill(0.0)).unwrap().bytes();
+        assert_eq!(bytes(WeightFormat::F32), n * k * 4);
+        assert_eq!([WeightFormat::F16Wide, WeightFormat::Bf16Wide].map(bytes), [n * k * 2; 2]);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Flash attention in emulation, against f64.
 
 use crate::emulated::{Emulated, everywhere, settings};
-use crate::support::{BF16_ROUNDING, Expected, Random};
+use crate::support::{BF16_ROUNDING, Expected, Random, kept};
 use half::bf16;
 use ptx_emulator::Report;
 use selftok_kernels_cuda::Launch;
@@ -64,8 +64,24 @@ impl Rows {
     }
 }
 
-pub fn run(emulated: &Emulated, case: Case) -> Report {
-    let Case { entry, batch, heads, head_group, q_len, kv_len, head_dim, causal, opposed } = case;
+/// The operands of a case, and what is right.
+struct Prepared {
+    q: Rows,
+    k0: Rows,
+    v0: Rows,
+    k1: Rows,
+    v1: Rows,
+    /// `[batch, q_len, heads, head_dim]`.
+    expected: Vec<Expected>,
+}
+
+/// 1/sqrt(head_dim).
+fn scale(case: &Case) -> f32 {
+    1.0 / (case.head_dim as f32).sqrt()
+}
+
+fn prepare(case: Case) -> Prepared {
+    let Case { batch, heads, head_group, q_len, kv_len, head_dim, causal, opposed, .. } = case;
     let mut random = Random::new((q_len * head_dim + kv_len[0]) as u64);
     // Gaps that reach to the end of the widest padded head, and differ, so that no stride can stand in for another.
     let mut q = Rows::new(&mut random, &case, heads, q_len, 56);
@@ -77,16 +93,52 @@ pub fn run(emulated: &Emulated, case: Case) -> Report {
         let keys = k0.values.iter_mut().chain(&mut k1.values);
         keys.for_each(|x| *x = bf16::from_f32(-x.to_f32().abs()));
     }
-    let scale = 1.0 / (head_dim as f32).sqrt();
+    let scale = scale(&case);
+    let mut expected = Vec::with_capacity(batch * q_len * heads * head_dim);
+    for b in 0..batch {
+        for i in 0..q_len {
+            for h in 0..heads {
+                let kv = h / head_group;
+                let key = |j: usize, d: usize| match j.checked_sub(kv_len[0]) {
+                    None => (k0.at(b, kv, j, d), v0.at(b, kv, j, d)),
+                    Some(j) => (k1.at(b, kv, j, d), v1.at(b, kv, j, d)),
+                };
+                let all = kv_len[0] + kv_len[1];
+                let seen = causal.map_or(all, |p| (p + i as i32 + 1).clamp(0, all as i32) as usize);
+                let scores: Vec<f64> = (0..seen)
+                    .map(|j| {
+                        (0..head_dim).map(|d| q.at(b, h, i, d) * key(j, d).0).sum::<f64>() * f64::from(scale)
+                    })
+                    .collect();
+                let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - highest).exp()).collect();
+                let total: f64 = weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+                expected.extend((0..head_dim).map(|d| {
+                    let terms = weights.iter().enumerate().map(|(j, w)| w / total * key(j, d).1);
+                    let (value, magnitude) = terms.fold((0.0, 0.0), |(s, t), x| (s + x, t + x.abs()));
+                    // Each weight is rounded to bf16 before it meets its value; the rest is f32.
+                    let tolerance = magnitude * BF16_ROUNDING * 1.05 + 1e-6;
+                    Expected { value, tolerance }.stored_as_bf16()
+                }));
+            }
+        }
+    }
+    Prepared { q, k0, v0, k1, v1, expected }
+}
+
+pub fn run(emulated: &Emulated, case: Case) -> Report {
+    let Case { entry, batch, heads, head_group, q_len, kv_len, head_dim, causal, .. } = case;
+    let prepared = kept(case, || prepare(case));
+    let Prepared { q, k0, v0, k1, v1, expected } = &*prepared;
     let upload = |rows: &Rows| if rows.values.is_empty() { 0 } else { emulated.upload(&rows.values) };
     let out_row = heads * head_dim + 8;
     let out = emulated.allocate(batch * q_len * out_row * 2);
     let arguments = Arguments {
-        q: upload(&q),
-        k0: upload(&k0),
-        v0: upload(&v0),
-        k1: upload(&k1),
-        v1: upload(&v1),
+        q: upload(q),
+        k0: upload(k0),
+        v0: upload(v0),
+        k1: upload(k1),
+        v1: upload(v1),
         out,
         q_len: q_len as i32,
         kv_len0: kv_len[0] as i32,
@@ -107,7 +159,7 @@ pub fn run(emulated: &Emulated, case: Case) -> Report {
         out_row: out_row as i64,
         causal: i32::from(causal.is_some()),
         q_position: causal.unwrap_or(0),
-        scale,
+        scale: scale(&case),
     };
     let queries = if entry.ends_with("q128") { 128 } else { 64 };
     let launch = Launch {
@@ -117,39 +169,13 @@ pub fn run(emulated: &Emulated, case: Case) -> Report {
         shared_bytes: FAMILY.entry(entry).unwrap().dynamic_shared,
     };
     let report = emulated.launch("attention", &launch, &arguments.pack());
-    let got: Vec<Vec<bf16>> =
-        (0..batch * q_len).map(|row| emulated.download(out, row * out_row, heads * head_dim)).collect();
-    (0..batch * q_len).for_each(|row| emulated.untouched::<bf16>(out, row * out_row + heads * head_dim, 8));
-
-    for b in 0..batch {
-        for h in 0..heads {
-            let kv = h / head_group;
-            let key = |j: usize, d: usize| match j.checked_sub(kv_len[0]) {
-                None => (k0.at(b, kv, j, d), v0.at(b, kv, j, d)),
-                Some(j) => (k1.at(b, kv, j, d), v1.at(b, kv, j, d)),
-            };
-            for i in 0..q_len {
-                let all = kv_len[0] + kv_len[1];
-                let seen = causal.map_or(all, |p| (p + i as i32 + 1).clamp(0, all as i32) as usize);
-                let scores: Vec<f64> = (0..seen)
-                    .map(|j| {
-                        (0..head_dim).map(|d| q.at(b, h, i, d) * key(j, d).0).sum::<f64>() * f64::from(scale)
-                    })
-                    .collect();
-                let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|s| (s - highest).exp()).collect();
-                let total: f64 = weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-                for d in 0..head_dim {
-                    let terms = weights.iter().enumerate().map(|(j, w)| w / total * key(j, d).1);
-                    let (value, magnitude) = terms.fold((0.0, 0.0), |(s, t), x| (s + x, t + x.abs()));
-                    // Each weight is rounded to bf16 before it meets its value; the rest is f32.
-                    let expected = Expected { value, tolerance: magnitude * BF16_ROUNDING * 1.05 + 1e-6 };
-                    let got = got[b * q_len + i][h * head_dim + d].to_f64();
-                    expected
-                        .stored_as_bf16()
-                        .check(got, || format!("{case:?} batch {b} head {h} row {i} column {d}"));
-                }
-            }
+    let width = heads * head_dim;
+    for row in 0..batch * q_len {
+        let got: Vec<bf16> = emulated.download(out, row * out_row, width);
+        emulated.untouched::<bf16>(out, row * out_row + width, 8);
+        for (at, (got, expected)) in got.iter().zip(&expected[row * width..]).enumerate() {
+            let place = || format!("{case:?} row {row} head {} column {}", at / head_dim, at % head_dim);
+            expected.check(got.to_f64(), place);
         }
     }
     report

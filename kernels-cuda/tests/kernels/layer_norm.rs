@@ -1,7 +1,7 @@
 //! The layer norm kernels in emulation, against f64.
 
 use crate::emulated::{Emulated, everywhere};
-use crate::support::{Expected, F32_ROUNDING, Random};
+use crate::support::{Expected, F32_ROUNDING, Random, kept};
 use half::bf16;
 use ptx_emulator::Report;
 use selftok_kernels_cuda::Float;
@@ -32,36 +32,73 @@ pub struct Case {
 
 const EPS: f64 = 1e-6;
 
-/// The value and its tolerance: a few f32 roundings of the largest term, and 1/sqrt by its approximation.
-fn expected(row: &[f32], j: usize, rms: bool, affine: (f64, f64), modulation: (f64, f64)) -> Expected {
-    let n = row.len() as f64;
-    let mean = if rms { 0.0 } else { row.iter().map(|&x| f64::from(x)).sum::<f64>() / n };
-    let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
-    let deviation = (variance + EPS).sqrt();
-    let normal = (f64::from(row[j]) - mean) / deviation;
-    let value = (normal * affine.0 + affine.1) * (1.0 + modulation.0) + modulation.1;
-    let largest = row.iter().fold(0.0_f64, |m, &x| m.max(f64::from(x).abs())) / deviation;
-    let terms = ((normal.abs() + largest) * affine.0.abs() + affine.1.abs()) * (1.0 + modulation.0.abs());
-    Expected { value, tolerance: 16.0 * F32_ROUNDING * (terms + modulation.1.abs()) }
+/// The operands of a case, and what is right.
+struct Prepared {
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    /// Row by row, before it is rounded to the output's type.
+    expected: Vec<Expected>,
 }
 
-pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Report {
-    let Case { rows, cols, start, .. } = case;
+impl Case {
+    /// Elements from row to row of x, y and the modulation.
+    fn strides(&self) -> [usize; 3] {
+        [self.gap, self.y_gap, self.modulation_gap].map(|gap| self.cols + gap)
+    }
+}
+
+fn prepare(case: Case) -> Prepared {
+    let Case { rows, cols, rms, .. } = case;
     let mut random = Random::new((rows * cols) as u64);
-    let (stride, y_stride, modulation_stride) =
-        (cols + case.gap, cols + case.y_gap, cols + case.modulation_gap);
+    let [stride, _, modulation_stride] = case.strides();
     let x = random.floats(rows * stride);
     let x: Vec<f32> = x.iter().map(|x| bf16::from_f32((x + 1.0) * case.spread).to_f32()).collect();
     let (weight, bias) = (random.floats(cols), random.floats(cols));
     let (div, modulation_rows) = case.modulation.unwrap_or((1, 1));
     let modulation = modulation_rows * modulation_stride;
     let (scale, shift) = (random.floats(modulation), random.floats(modulation));
+    let operand = |k: usize, there: bool, value: f32, none: f64| {
+        if there && case.without != Some(k) { f64::from(value) } else { none }
+    };
+    let mut expected = Vec::with_capacity(rows * cols);
+    for r in 0..rows {
+        let row = &x[r * stride..][..cols];
+        let n = cols as f64;
+        let mean = if rms { 0.0 } else { row.iter().map(|&x| f64::from(x)).sum::<f64>() / n };
+        let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+        let deviation = (variance + EPS).sqrt();
+        let largest = row.iter().fold(0.0_f64, |m, &x| m.max(f64::from(x).abs())) / deviation;
+        for j in 0..cols {
+            let (weight, bias) =
+                (operand(2, case.affine, weight[j], 1.0), operand(3, case.affine, bias[j], 0.0));
+            let at = r / div % modulation_rows * modulation_stride + j;
+            let modulated = case.modulation.is_some();
+            let (scale, shift) =
+                (operand(4, modulated, scale[at], 0.0), operand(5, modulated, shift[at], 0.0));
+            let normal = (f64::from(row[j]) - mean) / deviation;
+            let value = (normal * weight + bias) * (1.0 + scale) + shift;
+            // A few f32 roundings of the largest term, and 1/sqrt by its approximation.
+            let terms = ((normal.abs() + largest) * weight.abs() + bias.abs()) * (1.0 + scale.abs());
+            expected.push(Expected { value, tolerance: 16.0 * F32_ROUNDING * (terms + shift.abs()) });
+        }
+    }
+    Prepared { x, weight, bias, scale, shift, expected }
+}
 
+pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Report {
+    let Case { rows, cols, start, .. } = case;
+    let prepared = kept(case, || prepare(case));
+    let Prepared { x, weight, bias, scale, shift, expected } = &*prepared;
+    let [stride, y_stride, modulation_stride] = case.strides();
+    let (div, modulation_rows) = case.modulation.unwrap_or((1, 1));
     let floats = |values: &[f32], start: usize| {
         emulated.upload(&[&vec![f32::NAN; start], values].concat()) + start as u64 * 4
     };
     let x_at = match input {
-        Float::F32 => floats(&x, start[0]),
+        Float::F32 => floats(x, start[0]),
         Float::Bf16 => {
             let x = [vec![f32::NAN; start[0]], x.clone()].concat();
             emulated.upload(&x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>()) + start[0] as u64 * 2
@@ -76,10 +113,10 @@ pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Repo
     let arguments = Arguments {
         x: x_at,
         y: y_at + (start[1] * size) as u64,
-        weight: optional(case.affine, &weight, 2),
-        bias: optional(case.affine, &bias, 3),
-        scale: optional(case.modulation.is_some(), &scale, 4),
-        shift: optional(case.modulation.is_some(), &shift, 5),
+        weight: optional(case.affine, weight, 2),
+        bias: optional(case.affine, bias, 3),
+        scale: optional(case.modulation.is_some(), scale, 4),
+        shift: optional(case.modulation.is_some(), shift, 5),
         rows: rows as i32,
         cols: cols as i32,
         x_stride: stride as i64,
@@ -93,8 +130,6 @@ pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Repo
     let report = emulated.launch("layer_norm", &launch(&shape).unwrap(), &arguments.pack());
 
     for r in 0..rows {
-        let row = &x[r * stride..][..cols];
-        let m = r / div % modulation_rows;
         let got: Vec<f32> = match output {
             Float::F32 => emulated.download(y_at, start[1] + r * y_stride, cols),
             Float::Bf16 => emulated
@@ -108,13 +143,7 @@ pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Repo
             Float::Bf16 => emulated.untouched::<bf16>(y_at, start[1] + r * y_stride + cols, case.y_gap),
         }
         for j in 0..cols {
-            let value = |k: usize, pair: bool, value: f32, none: f64| {
-                if pair && case.without != Some(k) { f64::from(value) } else { none }
-            };
-            let affine = (value(2, case.affine, weight[j], 1.0), value(3, case.affine, bias[j], 0.0));
-            let (at, modulated) = (m * modulation_stride + j, case.modulation.is_some());
-            let modulation = (value(4, modulated, scale[at], 0.0), value(5, modulated, shift[at], 0.0));
-            let expected = expected(row, j, case.rms, affine, modulation);
+            let expected = expected[r * cols + j];
             let expected = if output == Float::Bf16 { expected.stored_as_bf16() } else { expected };
             expected.check(got[j].into(), || format!("{case:?} row {r} column {j}"));
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ptx_emulator::Gpu;
-use ptx_emulator::mutate::{Campaign, Case, Explained, Rig, Subject, Table};
+use ptx_emulator::mutate::{Campaign, Case, Depth, Explained, Rig, Subject, Table};
 use selftok_kernels_cuda::gemm::Activation;
 use selftok_kernels_cuda::{A100, Float, GpuLimits};
 
@@ -292,11 +292,12 @@ fn codebook_cases() -> Vec<Case<'static>> {
     ]
 }
 
-fn campaign(every: usize, seconds: u64) -> Campaign {
+fn campaign(every: usize, seconds: u64, depth: Depth) -> Campaign {
     // One mutant can be run alone: `MUTATIONS_ONLY=gemm_bf16_f32_64x64x32:bound:3`.
     let only = std::env::var("MUTATIONS_ONLY").unwrap_or_default();
     let settings = settings().map(|s| s.options()).to_vec();
-    Campaign { gpu: Gpu::a100(), settings, threads: 0, only, every, budget: Duration::from_secs(seconds) }
+    let budget = Duration::from_secs(seconds);
+    Campaign { gpu: Gpu::a100(), settings, threads: 0, only, every, depth, budget }
 }
 
 /// Holds the survivors against what is written of them.
@@ -316,42 +317,29 @@ fn explained(family: &str, table: &Table) {
     assert!(outdated.is_empty(), "found after all, though {} explains them: {outdated:?}", path.display());
 }
 
-/// All mutants; then, where `MUTATIONS_WITHOUT` is set, for each check those that it alone finds, with it off.
+/// All mutants: found or explained. What finds them is written to `target/tmp/mutations`, and is to be what is committed.
 fn everything(family: &str) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
     std::fs::create_dir_all(&folder).unwrap();
-    let campaign = campaign(1, u64::MAX);
-    let run = |without: Option<(&str, &Table)>| {
-        let mut table = Table::default();
-        for subject in subjects(family) {
-            table.extend(campaign.run(&subject, without).unwrap_or_else(|e| panic!("{e}")));
-        }
-        table
-    };
-    let whole = run(None);
-    let mut text = whole.to_text();
-    std::fs::write(folder.join(format!("{family}.json")), whole.to_json()).unwrap();
-    if std::env::var_os("MUTATIONS_WITHOUT").is_some() {
-        for check in ptx_emulator::Checks::NAMES.into_iter().filter(|c| *c != "lane-race") {
-            let without = run(Some((check, &whole)));
-            if !without.outcomes.is_empty() {
-                let alone = without.outcomes.len();
-                text += &format!("\nwithout {check}, of {alone} that it alone finds:\n{}", without.to_text());
-            }
-        }
+    let campaign = campaign(1, u64::MAX, Depth::All);
+    let mut table = Table::default();
+    for subject in subjects(family) {
+        table.extend(campaign.run(&subject).unwrap_or_else(|e| panic!("{e}")));
     }
-    std::fs::write(folder.join(format!("{family}.txt")), &text).unwrap();
+    let text = format!("{}\n{}\n{}", table.to_text(), table.all_to_text(), table.alone_to_text());
+    std::fs::write(folder.join(format!("{family}.json")), table.to_json()).unwrap();
+    std::fs::write(folder.join(format!("{family}.md")), &text).unwrap();
     println!("{family}\n{text}");
-    explained(family, &whole);
+    explained(family, &table);
 }
 
 /// One mutant in so many, of each family: a few seconds.
 #[test]
 fn a_sample_of_mutants_is_found_or_explained() {
-    let campaign = campaign(60, 4);
+    let campaign = campaign(60, 4, Depth::First);
     for family in ["attention", "codebook", "gemm", "layer_norm"] {
         for subject in subjects(family) {
-            let table = campaign.run(&subject, None).unwrap_or_else(|e| panic!("{e}"));
+            let table = campaign.run(&subject).unwrap_or_else(|e| panic!("{e}"));
             assert!(table.outcomes.iter().any(|o| o.detector != "not run"), "{family}: nothing was run");
             explained(family, &table);
         }

@@ -293,6 +293,13 @@ impl Cx<'_> {
                 if let Some(from) = w.local(lane as u32, offset as u64, u64::from(bytes)) {
                     raw[..bytes as usize].copy_from_slice(from);
                 }
+                // With a local address the registers carry it on; see `undefined`.
+                if space == Space::Generic && w.local_unwritten(lane as u32, offset as u64, u64::from(bytes))
+                {
+                    self.report(w, i, lane as u32, FindingKind::Uninitialised, Some(address), || {
+                        format!("reads {bytes} bytes of local memory that nobody wrote")
+                    });
+                }
                 u128::from_le_bytes(raw)
             }
             Place::Param(offset) => {
@@ -348,6 +355,7 @@ impl Cx<'_> {
             Place::Local(offset) => {
                 if let Some(to) = w.local(lane as u32, offset as u64, u64::from(bytes)) {
                     to.copy_from_slice(&value.to_le_bytes()[..bytes as usize]);
+                    w.mark_local(lane as u32, offset as u64, u64::from(bytes), true);
                 }
             }
             Place::Param(_) => self.report(w, i, lane as u32, FindingKind::ReadOnly, Some(address), || {

@@ -60,14 +60,6 @@ impl Config {
     pub fn forward(&self, limits: Limits) -> Result<Graph, GraphError> {
         forward(self, limits, Positions::AsCached)
     }
-
-    /// The same for texts of which some ids are hidden, or whose positions are not counted from 0: [`Positions::Given`].
-    ///
-    /// # Errors
-    /// If the configuration or the limits are impossible.
-    pub fn forward_at(&self, limits: Limits) -> Result<Graph, GraphError> {
-        forward(self, limits, Positions::Given)
-    }
 }
 
 /// What a graph is built for.
@@ -166,7 +158,11 @@ impl<'g> Rows<'g> {
 }
 
 impl Limits {
-    fn validate(&self, config: &Config) -> Result<(), GraphError> {
+    /// Checks that the limits are within what the configuration was made for.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn validate(&self, config: &Config) -> Result<(), GraphError> {
         let most = config.max_positions();
         for (field, value, most) in [
             ("rows", self.rows, 1 << 16),

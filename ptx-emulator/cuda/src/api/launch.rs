@@ -98,7 +98,12 @@ fn launch(
 ) -> Outcome {
     d.current()?;
     let stream = d.resolve_stream(stream)?;
-    let call = prepare(d, function, config, arguments)?;
+    let mut call = prepare(d, function, config, arguments)?;
+    if d.leaves_out("launch") {
+        return Ok(());
+    }
+    d.mutate_launch(&mut call);
+    let stream = d.swapped(stream);
     d.submit(stream, Work::Kernel(call, None), &[])?;
     Ok(())
 }

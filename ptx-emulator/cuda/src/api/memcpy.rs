@@ -31,9 +31,17 @@ fn start(d: &mut Held, mut copy: Copy, stream: Handle, wait: bool) -> Outcome {
     let capturing = d.streams[&stream].capture.is_some();
     let pageable = matches!(copy.target, Target::Host(range) if d.pinned_at(range).is_none());
     let wait = wait || pageable && !capturing;
-    if copy.extent([1, 1]) == 0 {
+    if copy.extent([1, 1]) == 0 || d.leaves_out("copy") {
         return Ok(());
     }
+    copy.width = d.halved("copy", copy.width);
+    if let Source::Device(at) = copy.source {
+        copy.source = Source::Device(d.moved("the source", at));
+    }
+    if let Target::Device(at) = copy.target {
+        copy.target = Target::Device(d.moved("the target", at));
+    }
+    let stream = d.swapped(stream);
     for access in copy.accesses() {
         d.check_range(access.start, access.len)?;
     }

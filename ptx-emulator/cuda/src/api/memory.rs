@@ -40,6 +40,7 @@ fn alloc(d: &mut Held, out: Out<u64>, bytes: usize) -> Outcome {
     if out.is_null() {
         return Err(Status::INVALID_VALUE.into());
     }
+    let bytes = d.halved("size", bytes);
     let address = allocate(d, context, bytes as u64, None)?;
     Ok(out.set(address)?)
 }
@@ -78,7 +79,7 @@ fn owner(d: &mut Held, address: u64) -> Outcome<&mut Owner> {
 entry! { fn cuMemFree_v2(d, address: u64) {
     d.current_any()?;
     d.refuse_unsafe_call(thread_number())?;
-    if address == 0 {
+    if address == 0 || d.freed_early(address) || d.leaves_out("lifetime") {
         return Ok(());
     }
     let context = owner(d, address)?.context;
@@ -103,6 +104,7 @@ fn alloc_async(d: &mut Held, out: Out<u64>, bytes: usize, pool: Option<Handle>, 
         Some(_) => return Err(Status::INVALID_VALUE.because("no such memory pool, or a destroyed one")),
         None => d.device_pools[device].1,
     };
+    let bytes = d.halved("size", bytes);
     let address = allocate(d, context, bytes as u64, Some(pool))?;
     if let Some(capture) = capture {
         d.capture_node(capture, stream, NodeWork::Alloc)?;
@@ -128,6 +130,10 @@ entry! { fn cuMemFreeAsync | cuMemFreeAsync_ptsz(d, address: u64, stream: Handle
     if address == 0 {
         return Err(Status::INVALID_VALUE.because("a null pointer"));
     }
+    if d.freed_early(address) || d.leaves_out("lifetime") {
+        return Ok(());
+    }
+    let stream = d.swapped(stream);
     let bytes = owner(d, address)?.bytes;
     if d.streams[&stream].capture.is_none() {
         owner(d, address)?.freeing = true;
@@ -230,6 +236,12 @@ entry! { fn cuPointerGetAttributes(d, n: c_uint, attributes: In<c_uint>, out: In
 fn fill(d: &mut Held, stream: Handle, fill: Fill) -> Outcome {
     d.current()?;
     let stream = d.resolve_stream(stream)?;
+    if d.leaves_out("copy") {
+        return Ok(());
+    }
+    let stream = d.swapped(stream);
+    let width = d.halved("copy", fill.width);
+    let fill = Fill { width, ..fill };
     if !fill.address.is_multiple_of(fill.size as u64)
         || fill.rows > 1 && !fill.pitch.is_multiple_of(fill.size)
     {
