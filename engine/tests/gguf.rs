@@ -161,8 +161,11 @@ fn unpermute(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
     out
 }
 
+/// Keys of the metadata with their encoded values.
+type Keys = Vec<(String, Vec<u8>)>;
+
 /// A tokenizer of one byte-level letter an id.
-fn letters() -> Vec<(String, Vec<u8>)> {
+fn letters() -> Keys {
     let alphabet: Vec<String> = (0..256u32).map(|i| char::from_u32(0x100 + i).unwrap().to_string()).collect();
     [
         ("model", text_value("gpt2")),
@@ -181,7 +184,7 @@ fn write(format: Format, folder: &Path) -> PathBuf {
 }
 
 /// The same with a tokenizer of its own.
-fn write_with(format: Format, folder: &Path, tokenizer: Vec<(String, Vec<u8>)>) -> PathBuf {
+fn write_with(format: Format, folder: &Path, tokenizer: Keys) -> PathBuf {
     let weights = Weights::open(golden()).unwrap();
     let names = [
         ("self_attn.q_proj", "attn_q"),
@@ -326,7 +329,7 @@ fn what_a_file_contradicts_is_one_sentence() {
 }
 
 /// A case of `tests/golden/tokenizers`: the tokenizer as GGUF keys, and texts with their ids and what those decode to.
-fn tokenizer_case(case: &str) -> (Vec<(String, Vec<u8>)>, Vec<(String, Vec<u32>, String)>) {
+fn tokenizer_case(case: &str) -> (Keys, Vec<(String, Vec<u32>, String)>) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/golden/tokenizers/{case}.json"));
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let array = |kind: u32, values: &[serde_json::Value], bytes: &dyn Fn(&serde_json::Value) -> [u8; 4]| {

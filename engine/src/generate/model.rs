@@ -209,8 +209,8 @@ impl CausalModel {
         let length = self.check_ids(ids, batch)?;
         let chunk = BLACK_BOX_ROWS;
         let limits = Limits { rows: chunk, logits: chunk, sequences: batch, context: length };
+        let mut logits = GenerateError::room(ids.len(), vocabulary)?;
         let mut rows = self.rows(limits, Positions::AsCached)?;
-        let mut logits = Vec::with_capacity(ids.len() * vocabulary);
         for (first, part) in ids.chunks(chunk).enumerate() {
             for (i, &id) in part.iter().enumerate() {
                 let row = first * chunk + i;

@@ -55,8 +55,9 @@ impl CausalModel {
         let last = texts.positions.iter().max().map_or(0, |&position| position as usize);
         let rows = BLACK_BOX_ROWS;
         let limits = Limits { rows, logits: rows, sequences: texts.batch, context: length.max(last + 1) };
+        let mut logits = GenerateError::room(texts.ids.len(), vocabulary)?;
+        logits.resize(texts.ids.len() * vocabulary, 0.0);
         let mut packed = self.rows(limits, Positions::Given)?;
-        let mut logits = vec![0.0; texts.ids.len() * vocabulary];
         let live: Vec<(usize, Standing)> =
             standings.into_iter().enumerate().filter_map(|(row, at)| Some((row, at?))).collect();
         for part in live.chunks(rows) {
