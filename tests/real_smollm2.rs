@@ -127,7 +127,11 @@ fn perplexity_is_that_of_pytorch_and_rounding_activations_to_bytes_hardly_change
     let device = Device::auto().unwrap().with_activations(Activations::Int8);
     let rounded = CausalModel::open(&file, &device).unwrap();
     let [exact, rounded] = [&exact, &rounded].map(|model| perplexity(model, &ids));
-    println!("perplexity of {} tokens: PyTorch {}, f32 {exact}, int8 {rounded}", ids.len(), reference.perplexity);
+    println!(
+        "perplexity of {} tokens: PyTorch {}, f32 {exact}, int8 {rounded}",
+        ids.len(),
+        reference.perplexity
+    );
     assert!((exact / reference.perplexity - 1.0).abs() < 1e-4, "{exact}, PyTorch {}", reference.perplexity);
     assert!((rounded / exact - 1.0).abs() < 0.01, "{rounded} with int8 activations, {exact} without");
     assert_ne!(rounded, exact);
