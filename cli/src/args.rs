@@ -250,9 +250,21 @@ pub struct Complete {
     /// Go on after tokens that end a text
     #[arg(long)]
     pub ignore_stop: bool,
-    /// Say on stderr how long the prompt took, and how fast tokens came
+    /// How activations enter products with quantised weights: f32 is exact, int8 faster
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = ActivationType::F32)]
+    pub activations: ActivationType,
+    /// Say on stderr how long the prompt took, and how fast tokens came; with --json, in the object as well
     #[arg(long)]
     pub stats: bool,
+}
+
+/// `--activations`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ActivationType {
+    /// 32-bit floats
+    F32,
+    /// Signed bytes, a scale for each 32
+    Int8,
 }
 
 /// `inspect`.

@@ -1,10 +1,11 @@
 //! `complete`: continues a text with a causal transformer, token by token.
 
-use crate::args::{Common, Complete};
+use crate::args::{ActivationType, Common, Complete};
 use crate::failure::Usage;
 use crate::job::{device, watch_signals};
 use crate::output::{note, print, print_json};
 use anyhow::Result;
+use selftok::Activations;
 use selftok::generate::{
     CausalModel, Event, Finish, Message, Options, Prompt, Sampling, Sessions, Text, TextStream,
 };
@@ -16,7 +17,11 @@ use std::time::Instant;
 /// Errors: the model cannot be opened, the prompt does not fit it, or an option is not possible.
 pub fn run(common: &Common, args: Complete) -> Result<()> {
     let cancel = watch_signals()?;
-    let model = CausalModel::open(&args.model, &device(common)?)?;
+    let activations = match args.activations {
+        ActivationType::F32 => Activations::F32,
+        ActivationType::Int8 => Activations::Int8,
+    };
+    let model = CausalModel::open(&args.model, &device(common)?.with_activations(activations))?;
     // Ids need no tokenizer: without one, ids are printed.
     let text = match (model.text(), args.ids.is_empty()) {
         (Ok(text), _) => Some(text),
@@ -54,21 +59,22 @@ pub fn run(common: &Common, args: Complete) -> Result<()> {
     let done = session.complete(&[Prompt::new(&prompt)], options)?.remove(0);
     let elapsed = started.elapsed();
     writer.finish()?;
+    let first = first.unwrap_or_default();
+    let rate = done.ids.len().saturating_sub(1) as f64 / (elapsed - first).as_secs_f64().max(1e-9);
+    let first = first.as_secs_f64();
     if common.json {
         let text = text.map(|text| text.decode(&done.ids)).transpose()?;
-        print_json(&serde_json::json!({ "ids": done.ids, "text": text }))?;
+        let mut line = serde_json::json!({ "ids": done.ids, "text": text });
+        if args.stats {
+            let stats = serde_json::json!({ "prompt_tokens": prompt.len(), "first_token_s": first, "tokens_per_s": rate });
+            line["stats"] = stats;
+        }
+        print_json(&line)?;
     } else {
         print("\n")?;
     }
     if args.stats && !common.quiet {
-        let first = first.unwrap_or_default();
-        let after = (elapsed - first).as_secs_f64();
-        let rate = done.ids.len().saturating_sub(1) as f64 / after.max(1e-9);
-        note(&format!(
-            "{} prompt tokens in {:.3} s, then {rate:.1} tokens a second",
-            prompt.len(),
-            first.as_secs_f64()
-        ));
+        note(&format!("{} prompt tokens in {first:.3} s, then {rate:.1} tokens a second", prompt.len()));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::Error;
 use selftok_graph::Target;
 use selftok_kernels_cpu::exec::CpuDevice;
-pub use selftok_kernels_cpu::exec::{ComputeType, CpuOptions};
+pub use selftok_kernels_cpu::exec::{Activations, ComputeType, CpuOptions};
 
 /// A device: a team of threads. Cheap to clone; clones, and all that is bound to them, share the team, and runs queue for it.
 #[derive(Clone)]
@@ -43,6 +43,13 @@ impl Device {
     pub fn with_compute(&self, compute: ComputeType) -> Device {
         match self {
             Device::Cpu(cpu) => Device::Cpu(cpu.with_compute(compute)),
+        }
+    }
+
+    /// The same device rounding activations, in products with quantised weights, in another way.
+    pub fn with_activations(&self, activations: Activations) -> Device {
+        match self {
+            Device::Cpu(cpu) => Device::Cpu(cpu.with_activations(activations)),
         }
     }
 }

@@ -73,13 +73,21 @@ impl Executable {
         weights: Arc<dyn TensorSource>,
         device: &Device,
     ) -> Result<Executable, Error> {
-        let plan = plan.into();
+        Executable::bind_shared(plan.into(), Arc::new(Adapter::new(weights)), device)
+    }
+
+    /// Binds a plan to weights whose packed copies other plans share.
+    pub(crate) fn bind_shared(
+        plan: Arc<Plan>,
+        weights: Arc<Adapter>,
+        device: &Device,
+    ) -> Result<Executable, Error> {
         let names = Names {
             inputs: PortNames::of(plan.entries.iter().map(|entry| &entry.inputs)),
             outputs: PortNames::of(plan.entries.iter().map(|entry| &entry.outputs)),
         };
         let Device::Cpu(cpu) = device;
-        let bound = exec::Executable::bind(Arc::clone(&plan), Arc::new(Adapter(weights)), cpu)
+        let bound = exec::Executable::bind(Arc::clone(&plan), weights, cpu)
             .map_err(|source| Error::Bind { plan: plan.name.clone(), source: Box::new(source) })?;
         Ok(Executable { bound, names: Arc::new(names) })
     }

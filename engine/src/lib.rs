@@ -22,7 +22,7 @@ mod testing;
 pub mod tokens;
 mod weights;
 
-pub use device::{ComputeType, CpuOptions, Device};
+pub use device::{Activations, ComputeType, CpuOptions, Device};
 pub use error::Error;
 pub use executable::{EntryId, Executable, InputId, OutputId, SlotId, SlotTable};
 pub use picture::{Picture, PictureError};

@@ -1,38 +1,15 @@
 //! Generation against the golden continuations: greedy, in batches, after prefix reuse, guided, constrained; and that
 //! decoding allocates nothing.
 
+#[path = "../../tests/support/allocations.rs"]
+mod allocations;
+
 use selftok::Device;
 use selftok::generate::{CausalModel, Finish, Guidance, Options, Prompt, Sampling, Sessions};
 use selftok::{CpuOptions, Error};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-thread_local! {
-    static COUNTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-// SAFETY: every call goes to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTED.get() {
-            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: passed on from the caller.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: passed on from the caller.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use std::sync::atomic::AtomicBool;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
@@ -191,35 +168,85 @@ fn what_cannot_be_is_one_sentence() {
     assert_eq!((done[0].ids.len(), done[0].finish), (3, Some(Finish::Context)));
 }
 
+/// The golden Llama 3 as if it had been made for 2048 tokens.
+fn long_model() -> (tempfile::TempDir, CausalModel) {
+    let to = tempfile::tempdir().unwrap();
+    let config = std::fs::read_to_string(folder("llama3").join("config.json")).unwrap();
+    let longer = config.replace("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 2048");
+    assert_ne!(longer, config);
+    std::fs::write(to.path().join("config.json"), longer).unwrap();
+    std::fs::copy(folder("llama3").join("model.safetensors"), to.path().join("model.safetensors")).unwrap();
+    let device = Device::cpu(CpuOptions { threads: 1, ..CpuOptions::default() }).unwrap();
+    let model = CausalModel::open(to.path(), &device).unwrap();
+    (to, model)
+}
+
 #[test]
-fn a_thousand_tokens_are_decoded_by_one_plan_without_an_allocation() {
-    // 24 + 1000 tokens fit no golden model's context, so several prompts share the thousand steps.
-    let model = model("llama3");
+fn a_thousand_tokens_in_a_row_are_decoded_by_one_plan_without_an_allocation() {
+    let (_folder, model) = long_model();
     let prompt = ids("llama3", "greedy");
-    let mut session = model.session(Sessions { sequences: 2, context: 512, rows: 16 }).unwrap();
-    let sampling =
-        Sampling { temperature: 0.9, top_k: 100, top_p: 0.95, min_p: 0.01, repetition_penalty: 1.1 };
-    let (mut steps, mut during) = (0, 0);
-    for round in 0..3 {
-        let (mut first, mut last) = (0, 0);
-        let mut tokens = 0;
+    let mut session = model.session(Sessions { context: 1100, rows: 16, ..Sessions::default() }).unwrap();
+    assert_eq!(model.plans(), 1);
+    let drawn = Sampling { temperature: 0.9, top_k: 100, top_p: 0.95, min_p: 0.01, repetition_penalty: 1.1 };
+    for sampling in [Sampling::default(), drawn] {
+        let (mut tokens, mut first, mut last) = (0, 0, 0);
         let mut watch = |_: selftok::generate::Event| {
             tokens += 1;
-            COUNTED.set(true);
-            last = ALLOCATIONS.load(Ordering::Relaxed);
+            last = allocations::of_thread();
             if tokens == 1 {
                 first = last;
             }
             ControlFlow::Continue(())
         };
-        let options =
-            Options { max_new: 480, sampling, seed: round, on_token: Some(&mut watch), ..Options::default() };
-        let prompts = [Prompt::new(&prompt[..5 + round as usize]), Prompt::new(&prompt[..24])];
-        session.complete(&prompts, options).unwrap();
-        COUNTED.set(false);
-        during += last - first;
-        steps += tokens / 2;
+        let options = Options { max_new: 1050, sampling, on_token: Some(&mut watch), ..Options::default() };
+        let done = session.complete(&[Prompt::new(&prompt[..24])], options).unwrap().remove(0);
+        assert_eq!(done.ids.len(), 1050);
+        assert_eq!(last - first, 0, "allocations in {tokens} steps");
     }
-    assert!(steps >= 1000, "{steps}");
-    assert_eq!(during, 0, "allocations in {steps} steps");
+    // Any length of prompt, and longer than a run.
+    for length in [1, 2, 15, 16, 17, 40] {
+        let long: Vec<u32> = prompt.iter().cycle().take(length).copied().collect();
+        session.complete(&[Prompt::new(&long)], Options { max_new: 3, ..Options::default() }).unwrap();
+    }
+    assert_eq!(model.plans(), 1);
+}
+
+#[test]
+fn what_fits_a_plan_compiles_no_other() {
+    let (_folder, model) = long_model();
+    let prompt = ids("llama3", "greedy");
+    let run = |context: usize, sequences: usize| {
+        let mut session = model.session(Sessions { sequences, context, ..Sessions::default() }).unwrap();
+        assert_eq!(session.context(), context);
+        let options = Options { max_new: 4, ..Options::default() };
+        let prompts = vec![Prompt::new(&prompt[..24]); sequences];
+        let done = session.complete(&prompts, options).unwrap();
+        assert!(done.iter().all(|done| done.ids == prompt[24..28]), "{context} {sequences}");
+        // The limit is the caller's, not the plan's.
+        let over = session.complete(&[Prompt::new(&vec![1; context])], Options::default()).unwrap_err();
+        assert!(over.to_string().contains(&format!("the context holds {context}")), "{over}");
+        let over = session.complete(&vec![Prompt::new(&[1]); sequences + 1], Options::default());
+        assert!(over.unwrap_err().to_string().contains(&format!("{} sequences at once", sequences + 1)));
+        model.plans()
+    };
+    assert_eq!(run(40, 1), 1);
+    assert_eq!((run(64, 1), run(33, 1)), (1, 1));
+    assert_eq!((run(65, 1), run(128, 1), run(100, 1)), (2, 2, 2));
+    assert_eq!((run(64, 3), run(50, 4)), (3, 3));
+    // All plans multiply by the same packed weights: the file is 450 KB.
+    assert!(model.weight_bytes() < 600_000, "{}", model.weight_bytes());
+    let input: Vec<i64> = ids("llama3", "input_ids").into_iter().map(i64::from).collect();
+    let whole = model.logits(&input, 2).unwrap();
+    let plans = model.plans();
+    for length in [1, 2, 9, 17, input.len() / 2] {
+        let part = model.logits(&input[..length], 1).unwrap();
+        let worst = part.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-5, "{length}: {worst}");
+        assert_eq!(model.plans(), plans + 1, "batches of one, however long, are one plan more");
+    }
+    for wrong in
+        [Sessions { rows: 0, sequences: 0, context: 64 }, Sessions { context: 2049, ..Sessions::default() }]
+    {
+        assert!(model.session(wrong).is_err());
+    }
 }

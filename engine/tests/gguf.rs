@@ -1,6 +1,7 @@
 //! A GGUF file gives what the same weights give in a Hugging Face folder, in every format that stays quantised; its
 //! configuration, tokenizer and chat template come out of its metadata.
 
+use selftok::Activations;
 use selftok::generate::{CausalModel, Message, Options, Prompt, Sessions};
 use selftok::{CpuOptions, Device};
 use selftok_loader::{TensorSource, Weights};
@@ -227,6 +228,7 @@ fn write(format: Format, folder: &Path) -> PathBuf {
 fn every_format_gives_the_logits_of_its_dequantised_weights() {
     let device = Device::cpu(CpuOptions { threads: 1, ..CpuOptions::default() }).unwrap();
     let ids: Vec<i64> = (0..40).map(|i| (i * 37 + 11) % 256).collect();
+    let mut bytes = vec![];
     for format in [Format::F32, Format::F16, Format::Bf16, Format::Q8_0, Format::Q4_0, Format::Q4_1] {
         let folder = tempfile::tempdir().unwrap();
         let file = write(format, folder.path());
@@ -243,6 +245,21 @@ fn every_format_gives_the_logits_of_its_dequantised_weights() {
             session.complete(&[Prompt::new(&prompt)], Options { max_new: 20, ..Options::default() }).unwrap()
         };
         assert_eq!(greedy(&a)[0].ids, greedy(&b)[0].ids, "{format:?}");
+        bytes.push(a.weight_bytes() as f64);
+        // Activations in bytes: the same but for rounding, and of interest to blocks alone.
+        let device = device.with_activations(Activations::Int8);
+        let rounded = CausalModel::open(&file, &device).unwrap().logits(&ids, 2).unwrap();
+        let square = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>();
+        let off =
+            square(&mut rounded.iter().zip(&found).map(|(a, b)| a - b)) / square(&mut found.iter().copied());
+        let blocks = matches!(format, Format::Q8_0 | Format::Q4_0 | Format::Q4_1);
+        assert!(if blocks { off > 0.0 && off < 1e-3 } else { off == 0.0 }, "{format:?}: {off}");
+    }
+    // Weights in memory take what they take in the file: the norms alone are f32 everywhere.
+    let [f32, f16, bf16, q8, q4, q4_1] = bytes[..] else { panic!("{bytes:?}") };
+    let expected = [(f16, 16.0), (bf16, 16.0), (q8, 9.0), (q4, 5.0), (q4_1, 5.0)];
+    for (found, bits) in expected {
+        assert!((found / f32 - bits / 32.0).abs() < 0.02, "{bytes:?}: {bits} bits");
     }
 }
 

@@ -263,8 +263,8 @@ fn main() {
             let kind = match format {
                 WeightFormat::F32 => WeightKind::Rows(RowsDType::F32),
                 WeightFormat::Bf16 => WeightKind::Rows(RowsDType::Bf16),
-                // Quantised blocks are never multiplied where they lie.
-                WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::Q4_1 => continue,
+                // No other form is multiplied where it lies.
+                _ => continue,
             };
             show(format!("unpacked {rows}x{n}x{k}"), &|| {
                 linear(features, kind, rows, n, k, Activation::Identity)

@@ -86,12 +86,12 @@ fn read_row(format: TableFormat, row: &[u8], y: &mut [f32]) {
             let bytes = format.block_bytes().unwrap_or(BLOCK * 4);
             for (block, y) in row.chunks_exact(bytes).zip(y.as_chunks_mut::<BLOCK>().0) {
                 let scale = half(block);
-                if format == WeightFormat::Q8_0 {
+                if let WeightFormat::Q8_0 | WeightFormat::Q8_0Int8 = format {
                     y.iter_mut().zip(&block[2..]).for_each(|(y, &q)| *y = scale * f32::from(q as i8));
                     continue;
                 }
                 let (minimum, quants, centre) = match format {
-                    WeightFormat::Q4_1 => (half(&block[2..]), &block[4..], 0),
+                    WeightFormat::Q4_1 | WeightFormat::Q4_1Int8 => (half(&block[2..]), &block[4..], 0),
                     _ => (0.0, &block[2..], 8),
                 };
                 for (i, &q) in quants.iter().enumerate() {

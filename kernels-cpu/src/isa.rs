@@ -18,7 +18,7 @@ pub enum Isa {
 }
 
 /// What this processor offers beyond the base of its [`Isa`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Features {
     /// The instruction set in use.
     pub isa: Isa,

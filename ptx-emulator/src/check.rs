@@ -31,6 +31,8 @@ pub enum FindingKind {
     Deadlock,
     /// `trap`, or an operand outside its legal range.
     Trap,
+    /// A PTX text that is refused: nothing was run.
+    Module,
 }
 
 impl FindingKind {
@@ -43,6 +45,7 @@ impl FindingKind {
             FindingKind::Misaligned => Some(CudaError::MisalignedAddress),
             FindingKind::Deadlock => Some(CudaError::LaunchTimeout),
             FindingKind::Trap => Some(CudaError::LaunchFailed),
+            FindingKind::Module => Some(CudaError::InvalidPtx),
             FindingKind::Resource => Some(CudaError::LaunchOutOfResources),
             FindingKind::Race
             | FindingKind::Uninitialised
@@ -77,8 +80,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// What found it: the check's name in [`Checks::NAMES`], which is `race` for races of lanes too; `deadlock` or `trap` for what
-    /// cannot be turned off.
+    /// What found it: the check's name in [`Checks::NAMES`], which is `race` for races of lanes too; `deadlock`, `trap` or
+    /// `module` for what cannot be turned off.
     pub fn detector(&self) -> &'static str {
         match self.kind {
             FindingKind::Bounds | FindingKind::ReadOnly => "bounds",
@@ -94,6 +97,7 @@ impl Finding {
             FindingKind::Resource => "resource",
             FindingKind::Deadlock => "deadlock",
             FindingKind::Trap => "trap",
+            FindingKind::Module => "module",
         }
     }
 }
@@ -212,7 +216,7 @@ impl Checks {
             FindingKind::Barrier => self.barrier,
             FindingKind::Shuffle => self.shuffle,
             FindingKind::Resource => self.resource,
-            FindingKind::Deadlock | FindingKind::Trap => true,
+            FindingKind::Deadlock | FindingKind::Trap | FindingKind::Module => true,
         }
     }
 }

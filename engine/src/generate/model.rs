@@ -3,23 +3,32 @@
 use super::complete::{Session, Sessions};
 use super::rows::Rows;
 use super::{ChatTemplate, GenerateError, Text, gguf};
+use crate::weights::Adapter;
 use crate::{Device, Error, Executable};
 use selftok_graph::models::causal::{Config, Limits, gpt2, llama};
 use selftok_graph::{Program, compile};
 use selftok_loader::{DTypeClass, Expected, Pattern, TensorSource, Weights, check, dialects, read_json};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tokens of a session where neither the caller nor the model asks for fewer: caches take memory.
 const DEFAULT_CONTEXT: usize = 4096;
+/// Caches for shorter contexts than this are not worth a plan of their own.
+const LEAST_CONTEXT: usize = 64;
+/// Up to here, numbers of sequences are rounded up to a power of two.
+const LARGEST_ROUNDED: usize = 64;
+/// Rows of a black-box run, whatever its length.
+const BLACK_BOX_ROWS: usize = 128;
 
 /// An open causal transformer: configuration read, every tensor's name and shape checked, nothing else read yet.
 pub struct CausalModel {
     path: PathBuf,
     config: Config,
-    weights: Arc<dyn TensorSource>,
+    weights: Arc<Adapter>,
     gguf: Option<Arc<Weights>>,
     device: Device,
+    /// One for each bucket of limits that was asked for; they share their packed weights.
+    executables: Mutex<Vec<(Limits, Executable)>>,
 }
 
 impl CausalModel {
@@ -69,7 +78,14 @@ impl CausalModel {
         let buffers = ["*.rotary_emb.inv_freq", "*.attn.bias", "*.attn.masked_bias", "rope_freqs.weight"];
         let ignore: Vec<Pattern> = buffers.into_iter().chain(tied).map(Pattern::new).collect();
         check(&*weights, &expected, &ignore)?;
-        Ok(CausalModel { path: path.into(), config, weights, gguf, device: device.clone() })
+        Ok(CausalModel {
+            path: path.into(),
+            config,
+            weights: Arc::new(Adapter::new(weights)),
+            gguf,
+            device: device.clone(),
+            executables: Mutex::default(),
+        })
     }
 
     /// The configuration.
@@ -122,8 +138,9 @@ impl CausalModel {
         beside.ok().and_then(|g| g.eos_token_id).or(own).map_or(vec![], |ids| ids.to_vec())
     }
 
-    /// Compiles the network for these limits and packs its weights: the one costly step. One session then serves any
-    /// number of completions.
+    /// A session for these limits. The first one packs the weights and compiles a plan, the costly step; later ones share
+    /// both where their limits round up to the same (contexts and sequences to powers of two), else the weights alone. One
+    /// session serves any number of completions of any length.
     ///
     /// # Errors
     /// If the limits are impossible, or the weights cannot be read.
@@ -140,11 +157,43 @@ impl CausalModel {
         Ok(Session::new(rows, limits, self.config.vocab_size()))
     }
 
-    pub(super) fn rows(&self, limits: Limits) -> Result<Rows, Error> {
-        let program = Program::from(self.config.forward(limits)?);
-        let plan = compile(&program, &self.device.target())?;
-        let executable = Executable::bind(plan, Arc::clone(&self.weights), &self.device)?;
-        Rows::new(&executable, limits, self.config.vocab_size())
+    /// How many plans were compiled so far, for sessions and black-box runs.
+    pub fn plans(&self) -> usize {
+        self.executables.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Memory that the weights of the compiled plans take beyond the file's map, in bytes; plans share what they pack, so
+    /// this is that of the largest.
+    pub fn weight_bytes(&self) -> usize {
+        let executables = self.executables.lock().unwrap_or_else(PoisonError::into_inner);
+        executables.iter().map(|(_, executable)| executable.footprint().weights).max().unwrap_or(0)
+    }
+
+    /// Packed rows over a plan that holds at least `limits`.
+    fn rows(&self, limits: Limits) -> Result<Rows, Error> {
+        limits.validate(&self.config)?;
+        let sequences = limits.sequences.next_power_of_two();
+        let bucket = Limits {
+            rows: limits.rows,
+            logits: limits.logits.next_power_of_two().min(limits.rows),
+            sequences: if sequences <= LARGEST_ROUNDED { sequences } else { limits.sequences },
+            context: limits.context.next_power_of_two().max(LEAST_CONTEXT).min(self.config.max_positions()),
+        };
+        // Held while one is compiled: who waits may want the same.
+        let mut executables = self.executables.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = executables.iter().find(|(limits, _)| *limits == bucket);
+        let executable = match known {
+            Some((_, executable)) => executable.clone(),
+            None => {
+                let program = Program::from(self.config.forward(bucket)?);
+                let plan = Arc::new(compile(&program, &self.device.target())?);
+                let executable = Executable::bind_shared(plan, Arc::clone(&self.weights), &self.device)?;
+                executables.push((bucket, executable.clone()));
+                executable
+            }
+        };
+        drop(executables);
+        Rows::new(&executable, bucket, self.config.vocab_size())
     }
 
     /// `input_ids [B, L]` → `logits [B, L, V]`, the network as a black box.
@@ -162,7 +211,7 @@ impl CausalModel {
                 return Err(GenerateError::Id { id, position: i % length, vocabulary }.into());
             }
         }
-        let chunk = ids.len().min(256);
+        let chunk = BLACK_BOX_ROWS;
         let limits = Limits { rows: chunk, logits: chunk, sequences: batch, context: length };
         let mut rows = self.rows(limits)?;
         let mut logits = Vec::with_capacity(ids.len() * vocabulary);

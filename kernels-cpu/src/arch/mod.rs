@@ -8,6 +8,7 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 pub mod blocks;
+pub mod bytes;
 pub mod formulas;
 pub mod gemm;
 pub mod lanes;

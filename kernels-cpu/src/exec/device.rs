@@ -17,6 +17,16 @@ pub enum ComputeType {
     Bf16,
 }
 
+/// What activations become as they enter a product with a quantised weight (Q8_0, Q4_0, Q4_1). Other products do not ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Activations {
+    /// f32, as they are.
+    #[default]
+    F32,
+    /// Each 32 elements of a row a scale and signed bytes, multiplied in integers: faster, and less exact.
+    Int8,
+}
+
 /// How to set up a [`CpuDevice`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuOptions {
@@ -26,6 +36,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// What products are computed in.
     pub compute: ComputeType,
+    /// What activations become in products with quantised weights.
+    pub activations: Activations,
 }
 
 /// A team of threads and what they compute with. Cheap to clone; clones share the team, and a run takes all of it.
@@ -34,6 +46,7 @@ pub struct CpuDevice {
     pub(super) pool: Arc<Pool>,
     features: Features,
     compute: ComputeType,
+    activations: Activations,
 }
 
 impl CpuDevice {
@@ -43,12 +56,18 @@ impl CpuDevice {
     /// What the operating system says when a thread cannot be started.
     pub fn new(options: CpuOptions) -> std::io::Result<CpuDevice> {
         let features = options.isa.map_or_else(Features::detect, Features::lowered_to);
-        Ok(CpuDevice { pool: Arc::new(Pool::new(options.threads)?), features, compute: options.compute })
+        let CpuOptions { threads, compute, activations, .. } = options;
+        Ok(CpuDevice { pool: Arc::new(Pool::new(threads)?), features, compute, activations })
     }
 
     /// The same team computing products in another type.
     pub fn with_compute(&self, compute: ComputeType) -> CpuDevice {
         CpuDevice { compute, ..self.clone() }
+    }
+
+    /// The same team rounding activations in another way.
+    pub fn with_activations(&self, activations: Activations) -> CpuDevice {
+        CpuDevice { activations, ..self.clone() }
     }
 
     /// Threads of a run.
@@ -64,6 +83,11 @@ impl CpuDevice {
     /// What products are computed in.
     pub fn compute(&self) -> ComputeType {
         self.compute
+    }
+
+    /// What activations become in products with quantised weights.
+    pub fn activations(&self) -> Activations {
+        self.activations
     }
 
     pub(super) fn format(&self) -> WeightFormat {

@@ -61,7 +61,12 @@ impl Executable {
         check::bind(&plan)?;
         let checks = plan.entries.iter().map(|entry| check::entry(&plan, entry));
         let checks = checks.collect::<Result<Vec<_>, _>>()?;
-        let store = Store::new(Arc::clone(&plan), source, device.features(), device.format())?;
+        let store = Store::new(
+            Arc::clone(&plan),
+            source,
+            device.features(),
+            (device.format(), device.activations()),
+        )?;
         let store = RefCell::new(store);
         let mut constants = AlignedBuf::zeroed(plan.constant_bytes);
         compute_constants(&plan, &mut constants, device, &store)?;

@@ -2,7 +2,7 @@
 //!
 //! The executor knows no file format. Whoever opens files (or computes weights by a rule) implements this trait.
 
-use super::SourceError;
+use super::{Packings, SourceError};
 use crate::gemm::{RowsDType, WeightFormat};
 use std::ops::Range;
 
@@ -33,6 +33,16 @@ pub trait WeightSource: Send + Sync {
     /// long as it lives (it keeps the source alive).
     fn mapped(&self, name: &str) -> Option<Mapped<'_>> {
         let _ = name;
+        None
+    }
+
+    /// The element type that the tensor is stored in, if it is f32, bf16 or f16; it may be there without being mapped.
+    fn dtype(&self, name: &str) -> Option<RowsDType> {
+        self.mapped(name).map(|mapped| mapped.dtype)
+    }
+
+    /// Where executables of this source share what they pack; `None` where each packs for itself.
+    fn packings(&self) -> Option<&Packings> {
         None
     }
 

@@ -5,7 +5,8 @@
 //! and tables are f32 arrays. Nothing is held twice, and the file's pages are let go tensor by tensor.
 
 use super::context::Fixed;
-use super::{BindError, WeightSource};
+use super::packings::{Packing, Packings};
+use super::{Activations, BindError, WeightSource};
 use crate::aligned::AlignedBuf;
 use crate::arch::blocks::BLOCK;
 use crate::codebook::Codebook;
@@ -50,6 +51,7 @@ pub(super) struct Store {
     pub features: Features,
     /// What weights are multiplied in where a device may choose.
     pub format: WeightFormat,
+    activations: Activations,
     plain: HashMap<u32, Plain>,
     packed: HashMap<(u32, Range<usize>, bool), Arc<PackedMatrix>>,
     codebooks: HashMap<(u32, Range<usize>), Arc<Codebook>>,
@@ -63,7 +65,7 @@ impl Store {
         plan: Arc<Plan>,
         source: Arc<dyn WeightSource>,
         features: Features,
-        format: WeightFormat,
+        (format, activations): (WeightFormat, Activations),
     ) -> Result<Store, BindError> {
         for weight in &plan.weights {
             match source.shape(&weight.name) {
@@ -90,6 +92,7 @@ impl Store {
             source,
             features,
             format,
+            activations,
             plain: HashMap::new(),
             packed: HashMap::new(),
             codebooks: HashMap::new(),
@@ -170,25 +173,39 @@ impl Store {
         k: usize,
         step: &str,
     ) -> Result<Arc<PackedMatrix>, BindError> {
-        let (n, format, features) = (rows.len(), self.format, self.features);
+        let (n, features) = (rows.len(), self.features);
         let name = &self.plan.weights[id as usize].name;
-        // Blocks stay as they are where a row is a whole number of them.
-        if let Some(format) = self.source.blocks(name).filter(|_| k.is_multiple_of(BLOCK)) {
-            return self.pack_blocks((id, rows, false), k, format, step);
+        // Blocks stay as they are where a row is a whole number of them, and so do 16 bits.
+        let blocks = self.source.blocks(name).filter(|_| k.is_multiple_of(BLOCK));
+        let format = match (blocks, self.format, self.source.dtype(name)) {
+            (Some(blocks), ..) if self.activations == Activations::Int8 => blocks.with_int8_activations(),
+            (Some(blocks), ..) => blocks,
+            (None, WeightFormat::F32, Some(RowsDType::Bf16)) => WeightFormat::Bf16Wide,
+            (None, WeightFormat::F32, Some(RowsDType::F16)) => WeightFormat::F16Wide,
+            (None, format, _) => format,
+        };
+        let key = (id, rows.clone(), false);
+        if let Some(packed) = self.packed.get(&key) {
+            return Ok(Arc::clone(packed));
         }
-        self.pack((id, rows, false), k, step, |read| PackedMatrix::pack(n, k, format, features, read))
+        let source = Arc::clone(&self.source);
+        let packing = Packing { name: name.clone(), rows, k, format, features };
+        let packed = Packings::share(source.packings(), packing, || match blocks {
+            Some(_) => self.pack_blocks(&key, k, format, step),
+            None => self.pack(&key, k, step, |read| PackedMatrix::pack(n, k, format, features, read)),
+        })?;
+        self.bytes += packed.bytes();
+        self.packed.insert(key, Arc::clone(&packed));
+        Ok(packed)
     }
 
     fn pack_blocks(
-        &mut self,
-        key: (u32, Range<usize>, bool),
+        &self,
+        key: &(u32, Range<usize>, bool),
         k: usize,
         format: WeightFormat,
         step: &str,
     ) -> Result<Arc<PackedMatrix>, BindError> {
-        if let Some(packed) = self.packed.get(&key) {
-            return Ok(Arc::clone(packed));
-        }
         let name = &self.plan.weights[key.0 as usize].name;
         let (n, first) = (key.1.len(), key.1.start);
         let mut failure = None;
@@ -200,11 +217,8 @@ impl Store {
         if let Some(source) = failure {
             return Err(BindError::ReadWeight { name: name.clone(), source });
         }
-        let packed = Arc::new(packed.map_err(|source| BindError::Gemm { step: step.into(), source })?);
         self.source.release(name);
-        self.bytes += packed.bytes();
-        self.packed.insert(key, Arc::clone(&packed));
-        Ok(packed)
+        packed.map(Arc::new).map_err(|source| BindError::Gemm { step: step.into(), source })
     }
 
     /// The rows of a weight `[v, width]` as a table to look up in, in whatever form they are stored, and their first byte:
@@ -242,19 +256,22 @@ impl Store {
         let (format, features) = (self.format, self.features);
         let key = (id, first..first + shape[0], true);
         let row = shape[1..].iter().product();
-        self.pack(key, row, step, |read| pack_conv_weight(shape, format, features, read))
+        if let Some(packed) = self.packed.get(&key) {
+            return Ok(Arc::clone(packed));
+        }
+        let packed = self.pack(&key, row, step, |read| pack_conv_weight(shape, format, features, read))?;
+        self.bytes += packed.bytes();
+        self.packed.insert(key, Arc::clone(&packed));
+        Ok(packed)
     }
 
     fn pack(
-        &mut self,
-        key: (u32, Range<usize>, bool),
+        &self,
+        key: &(u32, Range<usize>, bool),
         row: usize,
         step: &str,
         pack: impl FnOnce(&mut Read<'_>) -> Result<PackedMatrix, GemmError>,
     ) -> Result<Arc<PackedMatrix>, BindError> {
-        if let Some(packed) = self.packed.get(&key) {
-            return Ok(Arc::clone(packed));
-        }
         let name = &self.plan.weights[key.0 as usize].name;
         let mut failure = None;
         let packed = pack(&mut |part, out| {
@@ -265,11 +282,8 @@ impl Store {
         if let Some(source) = failure {
             return Err(BindError::ReadWeight { name: name.clone(), source });
         }
-        let packed = Arc::new(packed.map_err(|source| BindError::Gemm { step: step.into(), source })?);
         self.source.release(name);
-        self.bytes += packed.bytes();
-        self.packed.insert(key, Arc::clone(&packed));
-        Ok(packed)
+        packed.map(Arc::new).map_err(|source| BindError::Gemm { step: step.into(), source })
     }
 
     /// Elements of a weight as codes of `dim`, packed for the search.

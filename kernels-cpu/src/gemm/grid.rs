@@ -73,8 +73,9 @@ impl Cut {
             + 0.25 * task_rows as f64
             + 8.0 * task_panels as f64;
         let rounds = (down * across).div_ceil(self.workers);
-        // A quarter of a task is the usual wait for the last one.
-        (rounds as f64 + 0.25) * task
+        // A quarter of a task is the usual wait for the last one; one worker waits for nobody.
+        let wait = if self.workers > 1 { 0.25 } else { 0.0 };
+        (rounds as f64 + wait) * task
     }
 }
 

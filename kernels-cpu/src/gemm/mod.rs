@@ -112,10 +112,36 @@ pub(crate) fn kernels(format: WeightFormat, features: Features) -> &'static Gemm
         (Isa::Avx2, WeightFormat::Q4_0) => &arch::avx2::gemm::Q4_0_KERNELS,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, WeightFormat::Q4_1) => &arch::avx2::gemm::Q4_1_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, WeightFormat::Bf16Wide) => &arch::avx512::gemm::BF16_WIDE_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, WeightFormat::F16Wide) => &arch::avx512::gemm::F16_WIDE_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, WeightFormat::Bf16Wide) => &arch::avx2::gemm::BF16_WIDE_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, WeightFormat::F16Wide) => &arch::avx2::gemm::F16_WIDE_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, WeightFormat::Q8_0Int8) if features.vnni => &arch::avx512::gemm::Q8_0_INT8_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, WeightFormat::Q4_0Int8) if features.vnni => &arch::avx512::gemm::Q4_0_INT8_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, WeightFormat::Q4_1Int8) if features.vnni => &arch::avx512::gemm::Q4_1_INT8_KERNELS,
+        // Without VNNI the wider registers have no product of bytes that keeps signs.
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512 | Isa::Avx2, WeightFormat::Q8_0Int8) => &arch::avx2::gemm::Q8_0_INT8_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512 | Isa::Avx2, WeightFormat::Q4_0Int8) => &arch::avx2::gemm::Q4_0_INT8_KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512 | Isa::Avx2, WeightFormat::Q4_1Int8) => &arch::avx2::gemm::Q4_1_INT8_KERNELS,
         (_, WeightFormat::F32) => &arch::portable::gemm::F32_KERNELS,
         (_, WeightFormat::Bf16) => &arch::portable::gemm::WIDENED_KERNELS,
         (_, WeightFormat::Q8_0) => &arch::portable::gemm::Q8_0_KERNELS,
         (_, WeightFormat::Q4_0) => &arch::portable::gemm::Q4_0_KERNELS,
         (_, WeightFormat::Q4_1) => &arch::portable::gemm::Q4_1_KERNELS,
+        (_, WeightFormat::Bf16Wide) => &arch::portable::gemm::BF16_WIDE_KERNELS,
+        (_, WeightFormat::F16Wide) => &arch::portable::gemm::F16_WIDE_KERNELS,
+        (_, WeightFormat::Q8_0Int8) => &arch::portable::gemm::Q8_0_INT8_KERNELS,
+        (_, WeightFormat::Q4_0Int8) => &arch::portable::gemm::Q4_0_INT8_KERNELS,
+        (_, WeightFormat::Q4_1Int8) => &arch::portable::gemm::Q4_1_INT8_KERNELS,
     }
 }

@@ -56,12 +56,14 @@ pub(crate) const ACTS: [Activation; 7] = [
     Activation::Tanh,
 ];
 
-pub(crate) const KINDS: [WeightKind; 5] = [
+pub(crate) const KINDS: [WeightKind; 7] = [
     WeightKind::Packed(WeightFormat::F32),
     WeightKind::Packed(WeightFormat::Bf16),
     WeightKind::Rows(RowsDType::F32),
     WeightKind::Rows(RowsDType::Bf16),
     WeightKind::Rows(RowsDType::F16),
+    WeightKind::Packed(WeightFormat::Bf16Wide),
+    WeightKind::Packed(WeightFormat::F16Wide),
 ];
 
 /// A value as the kernels see it: A as it is packed, W as it is stored.
@@ -76,7 +78,10 @@ pub(crate) fn rounded_a(kind: WeightKind, x: f32) -> f64 {
 
 pub(crate) fn rounded_w(kind: WeightKind, x: f32) -> f64 {
     match kind {
-        WeightKind::Rows(RowsDType::F16) => f16::from_f32(x).to_f64(),
+        WeightKind::Rows(RowsDType::F16) | WeightKind::Packed(WeightFormat::F16Wide) => {
+            f16::from_f32(x).to_f64()
+        }
+        WeightKind::Packed(WeightFormat::Bf16Wide) => bf16::from_f32(x).to_f64(),
         _ => rounded_a(kind, x),
     }
 }
@@ -343,6 +348,17 @@ fn threads_that_share_the_tasks_give_the_same_bits() {
 }
 
 #[test]
+fn sixteen_bits_of_a_weight_take_sixteen_bits() {
+    let (n, k) = (64, 300);
+    for features in all_features() {
+        let bytes =
+            |format| PackedMatrix::pack(n, k, format, features, |_, to| to.fill(0.0)).unwrap().bytes();
+        assert_eq!(bytes(WeightFormat::F32), n * k * 4);
+        assert_eq!([WeightFormat::F16Wide, WeightFormat::Bf16Wide].map(bytes), [n * k * 2; 2]);
+    }
+}
+
+#[test]
 fn no_rows_are_no_tasks_and_zero_sizes_are_errors() {
     let features = Features::detect();
     let spec = LinearSpec { max_rows: 4, n: 8, k: 8, weight: KINDS[0], workers: 1 };
@@ -351,4 +367,45 @@ fn no_rows_are_no_tasks_and_zero_sizes_are_errors() {
     assert_eq!(error, Some(GemmError::Zero { kernel: "linear", size: "k" }));
     let huge = Linear::prepare(&LinearSpec { n: usize::MAX / 2, ..spec }, features).err();
     assert!(matches!(huge, Some(GemmError::Overflow { kernel: "linear", .. })));
+}
+
+/// Sums of positive products grow all the way, so every addition rounds at the size of what is there so far. Added up one
+/// after another, 512 of them are off by 2.8e-7 of the sum (root mean square); in short chains by less than half of that.
+#[test]
+fn a_long_sum_is_as_exact_as_short_chains_are() {
+    let (rows, n, k) = (16, 64, 512);
+    let mut random = Random(3);
+    let [a, w] = [rows * k, n * k].map(|len| random.vec(len).iter().map(|x| x.abs()).collect::<Vec<_>>());
+    for features in all_features() {
+        let format = WeightFormat::F32;
+        let packed = PackedMatrix::pack(n, k, format, features, |rows, to| {
+            to.copy_from_slice(&w[rows.start * k..rows.end * k]);
+        })
+        .unwrap();
+        let spec = LinearSpec { max_rows: rows, n, k, weight: WeightKind::Packed(format), workers: 1 };
+        let linear = Linear::prepare(&spec, features).unwrap();
+        let mut c = vec![0.0f32; rows * n];
+        let args = LinearArgs {
+            rows,
+            a: Rows { ptr: a.as_ptr(), map: RowMap::dense(k) },
+            weight: Weight::Packed(&packed),
+            bias: None,
+            act: Activation::Identity,
+            gate: None,
+            residual: None,
+            c: Rows { ptr: c.as_mut_ptr(), map: RowMap::dense(n) },
+        };
+        let mut scratch = scratch(linear.scratch_bytes());
+        for task in 0..linear.tasks(rows) {
+            // SAFETY: the operands are as long as their maps reach, and the weight is of the prepared kind.
+            unsafe { linear.run(&args, task, scratch.as_mut_slice()) }
+        }
+        let errors = (0..rows * n).map(|at| {
+            let (a, w) = (&a[at / n * k..][..k], &w[at % n * k..][..k]);
+            let exact: f64 = a.iter().zip(w).map(|(&a, &w)| f64::from(a) * f64::from(w)).sum();
+            (f64::from(c[at]) / exact - 1.0).powi(2)
+        });
+        let error = (errors.sum::<f64>() / (rows * n) as f64).sqrt();
+        assert!(error < 1.5e-7, "{features:?}: {error:e}");
+    }
 }

@@ -24,16 +24,36 @@ pub enum WeightFormat {
     Q4_0,
     /// Blocks of 32 nibbles, a scale and a minimum; A stays f32.
     Q4_1,
+    /// bf16, widened and multiplied in f32.
+    Bf16Wide,
+    /// IEEE half, widened and multiplied in f32.
+    F16Wide,
+    /// As [`WeightFormat::Q8_0`], and each 32 elements of A are rounded to signed bytes and a scale.
+    Q8_0Int8,
+    /// As [`WeightFormat::Q4_0`], A rounded to bytes.
+    Q4_0Int8,
+    /// As [`WeightFormat::Q4_1`], A rounded to bytes.
+    Q4_1Int8,
 }
 
 impl WeightFormat {
     /// Bytes of a block of 32 elements as a file has them; `None` where elements stand alone.
     pub fn block_bytes(self) -> Option<usize> {
         match self {
-            WeightFormat::F32 | WeightFormat::Bf16 => None,
-            WeightFormat::Q8_0 => Some(34),
-            WeightFormat::Q4_0 => Some(18),
-            WeightFormat::Q4_1 => Some(20),
+            WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::Bf16Wide | WeightFormat::F16Wide => None,
+            WeightFormat::Q8_0 | WeightFormat::Q8_0Int8 => Some(34),
+            WeightFormat::Q4_0 | WeightFormat::Q4_0Int8 => Some(18),
+            WeightFormat::Q4_1 | WeightFormat::Q4_1Int8 => Some(20),
+        }
+    }
+
+    /// The same weight, for activations that are rounded to bytes: of quantised formats alone there is such a form.
+    pub fn with_int8_activations(self) -> WeightFormat {
+        match self {
+            WeightFormat::Q8_0 => WeightFormat::Q8_0Int8,
+            WeightFormat::Q4_0 => WeightFormat::Q4_0Int8,
+            WeightFormat::Q4_1 => WeightFormat::Q4_1Int8,
+            other => other,
         }
     }
 }
@@ -112,23 +132,28 @@ impl PackedMatrix {
         check_sizes("pack", &[("n", n), ("k", k)])?;
         let kernels = kernels(format, features);
         let layout = Panels::new(kernels, n, k);
-        let mut data = AlignedBuf::zeroed(layout.total_words() * 4);
+        let mut data = AlignedBuf::packed(layout.total_words() * 4);
         let mut staging = vec![0.0f32; layout.width * k];
-        // Rows of bf16 pairs; an odd depth leaves a zero at the end of each.
-        let mut pairs =
-            vec![0u16; if format == WeightFormat::Bf16 { layout.width * layout.units * 2 } else { 0 }];
+        // How an element becomes 16 bits, where it does.
+        let narrow: Option<fn(f32) -> u16> = match format {
+            WeightFormat::Bf16 | WeightFormat::Bf16Wide => Some(|x| (round_to_bf16(x) >> 16) as u16),
+            WeightFormat::F16Wide => Some(|x| half::f16::from_f32(x).to_bits()),
+            _ => None,
+        };
+        // Rows of pairs; an odd depth leaves a zero at the end of each.
+        let mut pairs = vec![0u16; if narrow.is_some() { layout.width * layout.units * 2 } else { 0 }];
         for panel in 0..layout.count() {
             let first = panel * layout.width;
             let rows = layout.width.min(n - first);
             read(first..first + rows, &mut staging[..rows * k]);
-            let (from, stride) = match format {
-                WeightFormat::F32 => (staging.as_ptr().cast::<u8>(), k * 4),
-                WeightFormat::Bf16 => {
+            let (from, stride) = match (format, narrow) {
+                (WeightFormat::F32, _) => (staging.as_ptr().cast::<u8>(), k * 4),
+                (_, Some(narrow)) => {
                     for r in 0..rows {
                         for (to, x) in
                             pairs[r * layout.units * 2..].iter_mut().zip(&staging[r * k..(r + 1) * k])
                         {
-                            *to = (round_to_bf16(*x) >> 16) as u16;
+                            *to = narrow(*x);
                         }
                     }
                     (pairs.as_ptr().cast::<u8>(), layout.units * 4)
@@ -162,7 +187,7 @@ impl PackedMatrix {
         };
         let kernels = kernels(format, features);
         let layout = Panels::new(kernels, n, k);
-        let mut data = AlignedBuf::zeroed(layout.total_words() * 4);
+        let mut data = AlignedBuf::packed(layout.total_words() * 4);
         let row_bytes = layout.units * block_bytes;
         let row_words = layout.units * kernels.b_words;
         let mut staging = vec![0u8; layout.width * row_bytes];

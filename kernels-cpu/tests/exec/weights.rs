@@ -22,7 +22,7 @@ fn every_instruction_set_computes_the_same_network() {
     let graph = g.finish().unwrap();
     for isa in Isa::available() {
         for compute in [ComputeType::F32, ComputeType::Bf16] {
-            let options = CpuOptions { threads: 2, isa: Some(isa), compute };
+            let options = CpuOptions { threads: 2, isa: Some(isa), compute, ..CpuOptions::default() };
             let tolerance = if compute == ComputeType::F32 { 2e-5 } else { 3e-2 };
             agree(&graph, &CpuDevice::new(options).unwrap(), &[&[("rows", 7)]], 1, tolerance);
         }
@@ -137,14 +137,71 @@ fn a_weight_of_the_request_stays_in_the_map_and_one_of_bind_is_let_go() {
         (ComputeType::Bf16, RowsDType::Bf16, 5e-2),
         (ComputeType::Bf16, RowsDType::F32, 5e-2),
     ] {
-        let (found, read, _, _) = run(compute, dtype);
+        let (found, read, _, held) = run(compute, dtype);
         // In f32, products take no bf16 matrix in place: that would round the activations.
         let copied = read.contains(&"request.weight".into());
         assert_eq!(copied, (compute, dtype) == (ComputeType::F32, RowsDType::Bf16));
+        // What is packed keeps the file's sixteen bits, whatever it is multiplied in.
+        let request = if copied { 32 * 24 * 4 } else { 0 };
+        assert_eq!(held, bytes / 2 + request, "{compute:?} {dtype:?}");
         for (found, want) in found.iter().zip(&want) {
             assert!((found - want).abs() <= tolerance, "{compute:?} {dtype:?}: {found}, expected {want}");
         }
     }
+}
+
+/// A source whose executables share what they pack, and a count of the reads.
+struct Shared(Map, Packings);
+
+impl WeightSource for Shared {
+    fn label(&self) -> String {
+        self.0.label()
+    }
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.shape(name)
+    }
+    fn read_f32(&self, name: &str, start: usize, out: &mut [f32]) -> Result<(), SourceError> {
+        self.0.read_f32(name, start, out)
+    }
+    fn packings(&self) -> Option<&Packings> {
+        Some(&self.1)
+    }
+}
+
+#[test]
+fn plans_of_one_source_share_what_they_pack_as_long_as_one_is_there() {
+    let graph = |rows: usize| {
+        let g = Builder::new("net");
+        let x = g.input("x", [rows, 64], DType::F32, Stage::Step);
+        g.output("y", x.linear_no_bias("fc", 64));
+        g.finish().unwrap()
+    };
+    let source = Arc::new(Shared(Map::new(&graph(1), RowsDType::F32), Packings::default()));
+    let device = device(1);
+    let bind = |rows, device: &CpuDevice| {
+        let plan = compile(&graph(rows).into(), &device.target()).unwrap();
+        Executable::bind(plan, Arc::clone(&source) as Arc<dyn WeightSource>, device).unwrap()
+    };
+    let reads = || source.0.read.lock().unwrap().len();
+    let first = bind(1, &device);
+    let once = reads();
+    let second = bind(9, &device);
+    assert_eq!(reads(), once, "the second plan packs nothing");
+    assert_eq!(first.footprint().weights, second.footprint().weights);
+    let run = |executable: &Executable, rows: usize| {
+        let (x, mut y) = (noises("x", 64 * 9), vec![0.0; 64 * rows]);
+        let (inputs, outputs) = ([(0, Input::F32(&x[..64 * rows]))], [(0, Output::F32(&mut y))]);
+        executable.session().run(0, &[], 1, inputs, outputs, RunOptions::default()).unwrap();
+        y
+    };
+    assert_eq!(run(&first, 1), run(&second, 9)[..64]);
+    // Another form of the weight is another packing, and one that nobody holds is made anew.
+    bind(1, &device.with_compute(ComputeType::Bf16));
+    assert!(reads() > once);
+    let before = reads();
+    drop((first, second));
+    bind(1, &device);
+    assert!(reads() > before);
 }
 
 #[test]

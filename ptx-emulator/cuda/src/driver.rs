@@ -5,6 +5,7 @@ use crate::abi::{Handle, HostRange};
 use crate::capture::Capture;
 use crate::graph::{Exec, Graph};
 use crate::history::{Clock, History};
+use crate::mutation::Mutation;
 use crate::report::ProcessReport;
 use crate::settings::Settings;
 use crate::status::Status;
@@ -172,6 +173,8 @@ pub struct Driver {
     pub history: History,
     /// What the host knows to be done.
     pub host_clock: Clock,
+    /// The mistake made on purpose.
+    pub mutation: Mutation,
     /// Chooses among streams.
     pub random: Random,
     next: Handle,
@@ -348,6 +351,7 @@ pub fn initialise() -> bool {
         pinned: BTreeMap::new(),
         history: History::default(),
         host_clock: Clock::new(),
+        mutation: Mutation::new(settings.mutate.clone()),
         random: Random(settings.seed),
         next: 0x5E1F_0000,
         settings,

@@ -1,6 +1,7 @@
 //! What a whole process did on the stand-in: findings and counters of all launches merged by kernel, misuse of the
 //! driver API, and notes. Written as JSON when the process ends.
 
+use crate::mutation::Mutant;
 use crate::status::Status;
 use ptx_emulator::{Counter, CudaError, Finding, FindingKind, Report};
 use serde::Serialize;
@@ -42,6 +43,9 @@ pub struct ProcessReport {
     pub counters: BTreeMap<String, KernelCounters>,
     /// Refused calls, unsupported calls, leaks, unfinished work.
     pub notes: Vec<Note>,
+    /// The mistake that was made on purpose, or those that could be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mutants: Vec<Mutant>,
     /// Findings and notes that were left out because there were too many.
     pub left_out: u64,
 }

@@ -4,11 +4,12 @@
 //! instructions marked here (see [`crate::exec::undefined`]) and the rest run at full speed. The analysis knows no
 //! values: a register that is written under a predicate may be undefined after it, and so is what is made from it.
 
-use super::Function;
+use super::{Constant, ConstantValue, Function};
 use crate::exec::tensor::TensorOp;
 use crate::exec::wgmma::GroupOp;
 use crate::ir::{Instruction, Int2, Op, Pred, Slot};
 use crate::types::Space;
+use std::collections::HashSet;
 
 /// Words of all block states together, above which all instructions are watched instead (16 MiB).
 const MAX_STATE: usize = 1 << 21;
@@ -116,6 +117,8 @@ pub(crate) fn read(i: &Instruction) -> impl Iterator<Item = Slot> + '_ {
 struct Numbers {
     planes: usize,
     words: usize,
+    /// Slots that hold a mask of all lanes.
+    full: HashSet<Slot>,
 }
 
 impl Numbers {
@@ -133,12 +136,17 @@ impl Numbers {
         read(i).map(Slot::index).chain(preds.filter(|p| !p.is_none()).map(|p| self.pred(p)))
     }
 
+    /// Whether an exchange may read a lane that does not take part.
+    fn partial(&self, i: &Instruction) -> bool {
+        matches!(i.op, Op::Shfl(_)) && !self.full.contains(&i.s[3])
+    }
+
     /// What may be undefined after an instruction.
     fn step(&self, i: &Instruction, undefined: &mut [u64]) {
         let passes = match role(&i.op) {
             _ if cancels(i) => false,
             Role::Passes => self.read(i).any(|r| has(undefined, r)),
-            Role::Exchanges => i.s[0].is_register() && has(undefined, i.s[0].index()),
+            Role::Exchanges => self.partial(i) || i.s[0].is_register() && has(undefined, i.s[0].index()),
             Role::Acts => matches!(&i.op, Op::Load(a) if a.space == Space::Local),
         };
         for r in self.written(i) {
@@ -157,13 +165,16 @@ fn has(set: &[u64], r: usize) -> bool {
 
 /// Marks the instructions of a function that the interpreter must watch, and notes the registers that they are watched
 /// for. True when there are any.
-pub(super) fn mark(f: &mut Function, code: &mut [Instruction]) -> bool {
-    let numbers =
-        Numbers { planes: f.planes as usize, words: (f.planes as usize + f.preds as usize).div_ceil(64) };
+pub(super) fn mark(f: &mut Function, code: &mut [Instruction], constants: &[Constant]) -> bool {
     let (entry, end) = (f.entry as usize, f.end as usize);
     if entry == end {
         return false;
     }
+    let numbers = Numbers {
+        planes: f.planes as usize,
+        words: (f.planes as usize + f.preds as usize).div_ceil(64),
+        full: full_masks(&code[entry..end], constants),
+    };
     let Some(late) = read_undefined(&numbers, &code[entry..end], entry) else {
         code[entry..end].iter_mut().for_each(|i| i.watched = true);
         f.unproven = vec![u64::MAX; numbers.words];
@@ -173,7 +184,8 @@ pub(super) fn mark(f: &mut Function, code: &mut [Instruction]) -> bool {
     for i in &mut code[entry..end] {
         // Local memory remembers what of it is undefined.
         let local = matches!(&i.op, Op::Load(a) if a.space == Space::Local);
-        let watched = local || numbers.read(i).chain(numbers.written(i)).any(|r| has(&late, r));
+        let watched =
+            local || numbers.partial(i) || numbers.read(i).chain(numbers.written(i)).any(|r| has(&late, r));
         i.watched = watched;
         // A generic address may turn out to be local.
         let perhaps = matches!(&i.op, Op::Load(a) if a.space == Space::Generic) && f.local_bytes > 0;
@@ -181,6 +193,21 @@ pub(super) fn mark(f: &mut Function, code: &mut [Instruction]) -> bool {
     }
     f.unproven = late;
     any
+}
+
+/// Constants of all ones, and registers that are given one and nothing else.
+fn full_masks(code: &[Instruction], constants: &[Constant]) -> HashSet<Slot> {
+    let ones = |c: &&Constant| c.value == ConstantValue::Bits(u64::from(u32::MAX)) && c.bytes == 4;
+    let mut full: HashSet<Slot> = constants.iter().filter(ones).map(|c| Slot::constant(c.plane)).collect();
+    let given = |i: &&Instruction| matches!(i.op, Op::Mov(_)) && i.guard.is_none() && full.contains(&i.s[0]);
+    let mut masks: HashSet<Slot> = code.iter().filter(given).map(|i| i.d[0]).collect();
+    for i in code.iter().filter(|i| !given(i)) {
+        written(i).for_each(|d| {
+            masks.remove(&d);
+        });
+    }
+    full.extend(masks);
+    full
 }
 
 /// The registers that are read somewhere while they may be undefined; `None` when it takes too long to tell.

@@ -293,7 +293,7 @@ impl Decoder {
         }
         let mut watched = false;
         for f in &mut infos {
-            watched |= definite::mark(f, &mut d.code);
+            watched |= definite::mark(f, &mut d.code, &d.constants);
         }
         Ok(ModuleData {
             version: text.version,

@@ -19,11 +19,14 @@ use crate::types::{Space, Type};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lanes {
     parts: [u32; 8],
-    /// The register that nobody wrote and that it was made from: a plane, or a predicate above `PREDICATE`.
+    /// What it was made from: a register that nobody wrote, which is a plane, or a predicate above `PREDICATE`; or the
+    /// result of an exchange, above `EXCHANGE`.
     origin: u32,
 }
 
 const PREDICATE: u32 = 1 << 31;
+/// The instruction below this number read a lane that does not take part.
+const EXCHANGE: u32 = 1 << 30;
 const DEFINED: Lanes = Lanes { parts: [0; 8], origin: 0 };
 
 impl Lanes {
@@ -190,6 +193,14 @@ fn report(
 ) {
     let functions = &cx.launch.loaded.module.0.functions;
     let f = &functions[w.groups[0].function as usize];
+    if origin & (PREDICATE | EXCHANGE) == EXCHANGE {
+        let exchange = &cx.launch.loaded.module.0.code[(origin & !EXCHANGE) as usize];
+        cx.report(w, exchange, lanes.trailing_zeros(), FindingKind::Shuffle, None, || {
+            format!("reads a lane that does not take part; the value is used at line {}", i.line)
+        });
+        settle(w, lanes, operand);
+        return;
+    }
     cx.report(w, i, lanes.trailing_zeros(), FindingKind::Uninitialised, None, || {
         let origin = match origin & PREDICATE {
             0 => f.register_name(origin, false),
@@ -205,6 +216,11 @@ fn report(
             format!("{what} {name}, which is made from {origin}, which nobody wrote")
         }
     });
+    settle(w, lanes, operand);
+}
+
+/// Takes an operand for defined from now on.
+fn settle(w: &mut Warp, lanes: u32, operand: Result<Slot, Pred>) {
     match operand {
         Ok(s) => w.set_undefined(s, lanes, DEFINED),
         Err(p) => w.set_undefined_pred(p, lanes, (0, 0)),
@@ -248,14 +264,20 @@ pub fn watch(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m:
             }
             let value = w.undefined_slot(i.s[0]);
             let v = w.view(constants);
-            let (b, c) = (v.read32(i.s[1]), v.read32(i.s[2]));
+            let (b, c, members) = (v.read32(i.s[1]), v.read32(i.s[2]), v.read32(i.s[3]));
+            let mut absent = 0;
             for l in lanes(m) {
                 let source = super::shuffle::source(*mode, l as u32, b[l], c[l]).0 & 31;
+                absent |= (!(members[l] & m) >> source & 1) << l;
                 for (to, from) in result.parts.iter_mut().zip(value.parts) {
                     *to |= (from >> source & 1) << l;
                 }
             }
             result.origin = value.origin;
+            if absent != 0 {
+                result.parts.iter_mut().for_each(|p| *p |= absent);
+                result.origin = EXCHANGE | (w.groups[0].pc & (EXCHANGE - 1));
+            }
         }
         Op::Load(a) => {
             act(cx, w, i, m, "the address is", i.s[0]);

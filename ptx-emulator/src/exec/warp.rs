@@ -59,6 +59,8 @@ pub struct Group {
     pub base: [u32; 3],
     /// Why it does not run.
     pub wait: Wait,
+    /// Lanes that it waited for.
+    waited: u32,
     last_run: u64,
 }
 
@@ -71,6 +73,8 @@ pub struct Warp {
     pub id: u32,
     /// Lanes that have not exited.
     pub live: u32,
+    /// Lanes that the block gave it.
+    started: u32,
     /// Lanes by place; the running one is first.
     pub groups: Vec<Group>,
     /// Happens-before.
@@ -143,6 +147,7 @@ impl Warp {
             stack: Vec::new(),
             base: [0; 3],
             wait: Wait::No,
+            waited: 0,
             last_run: 0,
         };
         let mut undefined = super::undefined::Undefined::default();
@@ -153,6 +158,7 @@ impl Warp {
             block,
             id,
             live: lanes,
+            started: lanes,
             groups: vec![group],
             clock: WarpClock::new(linear & crate::memory::shadow::MAX_BLOCK, id, total.div_ceil(32)),
             copies: copy::Pending::default(),
@@ -249,16 +255,20 @@ impl Warp {
 
     /// Brings groups that stand at one place together, lets those go on that have what they wait for, and puts the
     /// one to run first. False when none can.
-    fn choose(&mut self, turn: bool) -> bool {
+    fn choose(&mut self, turn: bool, code: &[Instruction]) -> bool {
         self.meet();
         self.settle();
         let runs = |g: &Group| g.wait == Wait::No;
         let best = if turn {
             (0..self.groups.len()).filter(|&k| runs(&self.groups[k])).min_by_key(|&k| self.groups[k].last_run)
         } else {
-            (0..self.groups.len())
-                .filter(|&k| runs(&self.groups[k]))
-                .min_by_key(|&k| (usize::MAX - self.groups[k].stack.len(), self.groups[k].pc))
+            (0..self.groups.len()).filter(|&k| runs(&self.groups[k])).min_by_key(|&k| {
+                let g = &self.groups[k];
+                // Who only has to leave does so first: it is not to be waited for.
+                let leaves =
+                    matches!(&code[g.pc as usize], i if matches!(i.op, Op::Exit) && i.guard.is_none());
+                (!leaves, usize::MAX - g.stack.len(), g.pc)
+            })
         };
         let Some(k) = best else { return false };
         self.groups.swap(0, k);
@@ -279,6 +289,7 @@ impl Warp {
                     let other = self.groups.swap_remove(j);
                     let g = &mut self.groups[k];
                     g.mask |= other.mask;
+                    g.waited |= other.waited;
                     if let (Wait::Lanes(x), Wait::Lanes(y)) = (g.wait, other.wait) {
                         g.wait = Wait::Lanes(x | y);
                     }
@@ -345,7 +356,7 @@ impl Warp {
             }
             let forced = self.groups.iter().any(|g| g.last_run == u64::MAX);
             let turn = std::mem::take(&mut self.turn);
-            if !self.choose(turn) {
+            if !self.choose(turn, code) {
                 return Slice::Blocked;
             }
             // Another group may be met further down: stop there.
@@ -541,8 +552,17 @@ impl Warp {
         if missing != 0 && !forced && self.groups.len() > 1 && missing & !mask != 0 {
             // Others may still come here; those of this group that the guard holds back never will.
             self.groups[0].wait = Wait::Lanes(need & !(mask & !m));
+            self.groups[0].waited |= missing;
             return Go::Changed;
         }
+        // Those that left before are excused, except where the manual wants the whole warp; those that passed by and
+        // left are not.
+        let left = match i.op {
+            Op::Bar { aligned: true, .. } => self.started & !self.live,
+            Op::Tensor(_) => !self.live,
+            _ => std::mem::take(&mut self.groups[0].waited) & need & !self.live,
+        };
+        let missing = missing | left & !m;
         if missing != 0 {
             let kind =
                 if matches!(i.op, Op::Bar { .. }) { FindingKind::Barrier } else { FindingKind::Shuffle };
@@ -575,7 +595,9 @@ impl Warp {
             Op::Copy(op) => copy::run(op, cx, self, constants, i, m),
             Op::Nanosleep => Flow::Yield,
             Op::Trap => {
-                cx.report(self, i, m.trailing_zeros(), FindingKind::Trap, None, || "trap".into());
+                cx.report(self, i, m.trailing_zeros(), FindingKind::Trap, None, || {
+                    "the kernel executes 'trap'".into()
+                });
                 Flow::Wait
             }
             _ => access::run(cx, self, constants, i, m),

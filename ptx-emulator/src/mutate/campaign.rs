@@ -302,4 +302,7 @@ pub enum CampaignError {
         /// What it found.
         caught: String,
     },
+    /// A program that cannot be started, or is wrong with nothing broken.
+    #[error("{0}")]
+    Program(String),
 }

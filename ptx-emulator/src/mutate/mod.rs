@@ -3,16 +3,18 @@
 //! A check that never fires proves nothing. So a kernel that is right is broken on purpose, one place at a time: each
 //! barrier, wait, fence, swizzle, bound, stride, shuffle mask and predicate of its PTX ([`ptx`]), and each buffer,
 //! argument and launch of its host code ([`host`]). The tests are run on every such mutant under several settings of what
-//! a GPU leaves open ([`campaign`]), and a table says what found it: a check, a wrong result, a hang, a refusal, or nothing
-//! ([`table`]). What nothing finds is equivalent to the original, and somebody has to say in writing why.
+//! a GPU leaves open ([`campaign`]). A whole program is broken in its calls of the driver ([`program`]). A table says what
+//! found each: a check, a wrong result, a hang, a refusal, or nothing ([`table`]). What nothing finds is equivalent to the original, and somebody has to say in writing why.
 
 pub mod campaign;
 pub mod host;
+pub mod program;
 pub mod ptx;
 pub mod table;
 
 pub use campaign::{Campaign, Case, Depth, Subject};
 pub use host::{Change, HostMutant, Rig};
+pub use program::ProgramCampaign;
 pub use ptx::PtxMutant;
 pub use table::{Explained, Outcome, Table};
 
@@ -53,9 +55,24 @@ pub enum Kind {
     Argument,
     /// A launch is left out, or lacks its last blocks.
     Launch,
+    /// An event record, a wait or a synchronisation of a program is left out.
+    Order,
+    /// A record, a copy, a launch or a free of a program is in another stream.
+    Stream,
+    /// A copy or fill of a program is left out or halved.
+    Copy,
+    /// A node of a graph does not wait for one before it.
+    Dependency,
 }
 
 impl Kind {
+    /// The kind of this name, of those that are made in the calls of a program.
+    pub fn by_name(name: &str) -> Option<Kind> {
+        use Kind::{Argument, Copy, Dependency, Launch, Lifetime, Order, Size, Stream};
+        let all = [Argument, Copy, Dependency, Launch, Lifetime, Order, Size, Stream];
+        all.into_iter().find(|k| k.name() == name)
+    }
+
     /// The name in ids and tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -73,6 +90,10 @@ impl Kind {
             Kind::Lifetime => "lifetime",
             Kind::Argument => "argument",
             Kind::Launch => "launch",
+            Kind::Order => "order",
+            Kind::Stream => "stream",
+            Kind::Copy => "copy",
+            Kind::Dependency => "dependency",
         }
     }
 }

@@ -136,7 +136,11 @@ impl<'g> Rows<'g> {
 }
 
 impl Limits {
-    fn validate(&self, config: &Config) -> Result<(), GraphError> {
+    /// Checks that the limits are within what the configuration was made for.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn validate(&self, config: &Config) -> Result<(), GraphError> {
         let most = config.max_positions();
         for (field, value, most) in [
             ("rows", self.rows, 1 << 16),

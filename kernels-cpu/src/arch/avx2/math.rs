@@ -1,6 +1,7 @@
 //! [`Lanes`] on `ymm` registers, and the elementary functions on them.
 
 use super::super::blocks::BlockLanes;
+use super::super::bytes::ByteLanes;
 use super::super::{Lanes, formulas};
 use std::arch::x86_64::*;
 
@@ -138,6 +139,41 @@ unsafe impl Lanes for Ymm {
     #[inline(always)]
     fn bf16_high(self) -> Self {
         op!(_mm256_and_ps(self.0, _mm256_castsi256_ps(_mm256_set1_epi32(-65536))))
+    }
+}
+
+impl ByteLanes for Ymm {
+    const SIGNED_OFFSET: f32 = 0.0;
+    #[inline(always)]
+    fn low_nibbles(self) -> Self {
+        op!(_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(self.0), _mm256_set1_epi8(15))))
+    }
+    #[inline(always)]
+    fn high_nibbles(self) -> Self {
+        op!(_mm256_castsi256_ps(_mm256_srli_epi32::<4>(_mm256_castps_si256(self.0)))).low_nibbles()
+    }
+    #[inline(always)]
+    fn dot_nibbles(self, a: Self, sum: Self) -> Self {
+        op!({
+            // Pairs of 15 * 127 stay far below 16 bits.
+            let pairs = _mm256_maddubs_epi16(_mm256_castps_si256(self.0), _mm256_castps_si256(a.0));
+            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum.0), fours))
+        })
+    }
+    #[inline(always)]
+    fn dot_signed(self, a: Self, sum: Self) -> Self {
+        op!({
+            // The sign goes over to A, whose bytes are never -128: pairs reach 2 * 128 * 127, which 16 bits hold.
+            let (w, a) = (_mm256_castps_si256(self.0), _mm256_castps_si256(a.0));
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum.0), fours))
+        })
+    }
+    #[inline(always)]
+    fn integers(self) -> Self {
+        op!(_mm256_cvtepi32_ps(_mm256_castps_si256(self.0)))
     }
 }
 

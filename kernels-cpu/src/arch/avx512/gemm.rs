@@ -5,6 +5,7 @@
 
 use super::math::Zmm;
 use crate::arch::blocks::{self, A_BLOCK_WORDS, BLOCK, Q4_0, Q4_1, Q8_0};
+use crate::arch::bytes::{self, A_BYTE_WORDS};
 use crate::arch::gemm::*;
 use std::arch::x86_64::*;
 
@@ -13,6 +14,7 @@ struct Bf16Native;
 
 impl Dot<Zmm> for Bf16Native {
     const A_WORDS: usize = 1;
+    const CHAIN: usize = A_WORDS;
     #[inline(always)]
     unsafe fn dot<const NV: usize>(a: *const f32, b: [Zmm; NV], acc: [Zmm; NV]) -> [Zmm; NV] {
         // SAFETY: the caller vouches for the word and the instruction set; both bf16 vectors are 512 plain bits.
@@ -227,6 +229,64 @@ unsafe fn copy_row_blocks(from: *const f32, len: usize, row: *mut f32, at: usize
     unsafe { blocks::copy_with_sums(from, len, row, at) }
 }
 
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn tile_f16_wide<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { tile::<Zmm, F16Widened, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni")]
+unsafe fn tile_q8_0_int8<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    _ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { bytes::tile::<Zmm, Q8_0, MR, NV>(a, b, u, c, first) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni")]
+unsafe fn tile_q4_0_int8<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    _ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { bytes::tile::<Zmm, Q4_0, MR, NV>(a, b, u, c, first) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni")]
+unsafe fn tile_q4_1_int8<const MR: usize, const NV: usize, const AHEAD: bool>(
+    a: *const f32,
+    b: *const f32,
+    u: usize,
+    c: *mut f32,
+    first: bool,
+    _ahead: Ahead,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { bytes::tile::<Zmm, Q4_1, MR, NV>(a, b, u, c, first) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn copy_row_bytes(from: *const f32, len: usize, row: *mut f32, at: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { bytes::copy_rounded_to_bytes::<Zmm>(from, len, row, at) }
+}
+
 macro_rules! tiles {
     ($f:ident, $ahead:literal: $($mr:literal)*) => { &[$([$f::<$mr, 1, $ahead> as Tile, $f::<$mr, 2, $ahead>]),*] };
 }
@@ -265,6 +325,16 @@ pub static BF16_KERNELS: GemmKernels = GemmKernels {
     ..F32_KERNELS
 };
 
+/// f32 by bf16, widened; nothing is rounded.
+pub static BF16_WIDE_KERNELS: GemmKernels = GemmKernels { copy_row: copy_row_f32, ..WIDENED_KERNELS };
+
+/// f32 by f16, widened; nothing is rounded.
+pub static F16_WIDE_KERNELS: GemmKernels = GemmKernels {
+    tiles: tiles!(tile_f16_wide, true: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    streams: tiles!(tile_f16_wide, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    ..BF16_WIDE_KERNELS
+};
+
 /// f32 by blocks of Q8_0.
 pub static Q8_0_KERNELS: GemmKernels = GemmKernels {
     rows: 6,
@@ -291,4 +361,31 @@ pub static Q4_1_KERNELS: GemmKernels = GemmKernels {
     tiles: tiles!(tile_q4_1, false: 1 2 3 4 5 6),
     streams: tiles!(tile_q4_1, false: 1 2 3 4 5 6),
     ..Q8_0_KERNELS
+};
+
+/// Bytes by blocks of Q8_0.
+pub static Q8_0_INT8_KERNELS: GemmKernels = GemmKernels {
+    a_words: A_BYTE_WORDS,
+    copy_row: copy_row_bytes,
+    tiles: tiles!(tile_q8_0_int8, false: 1 2 3 4 5 6),
+    streams: tiles!(tile_q8_0_int8, false: 1 2 3 4 5 6),
+    ..Q8_0_KERNELS
+};
+
+/// Bytes by blocks of Q4_0.
+pub static Q4_0_INT8_KERNELS: GemmKernels = GemmKernels {
+    a_words: A_BYTE_WORDS,
+    copy_row: copy_row_bytes,
+    tiles: tiles!(tile_q4_0_int8, false: 1 2 3 4 5 6),
+    streams: tiles!(tile_q4_0_int8, false: 1 2 3 4 5 6),
+    ..Q4_0_KERNELS
+};
+
+/// Bytes by blocks of Q4_1.
+pub static Q4_1_INT8_KERNELS: GemmKernels = GemmKernels {
+    a_words: A_BYTE_WORDS,
+    copy_row: copy_row_bytes,
+    tiles: tiles!(tile_q4_1_int8, false: 1 2 3 4 5 6),
+    streams: tiles!(tile_q4_1_int8, false: 1 2 3 4 5 6),
+    ..Q4_1_KERNELS
 };

@@ -1,6 +1,7 @@
 //! [`Lanes`] on `zmm` registers, and the elementary functions on them.
 
 use super::super::blocks::BlockLanes;
+use super::super::bytes::ByteLanes;
 use super::super::{Lanes, formulas};
 use std::arch::x86_64::*;
 
@@ -184,6 +185,37 @@ impl BlockLanes for Zmm {
     #[inline(always)]
     fn half_high(self) -> Self {
         op!(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(self.0)))))
+    }
+}
+
+// The products need AVX512_VNNI as well: only functions that enable it call them.
+impl ByteLanes for Zmm {
+    const SIGNED_OFFSET: f32 = 128.0;
+    #[inline(always)]
+    fn low_nibbles(self) -> Self {
+        op!(_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(self.0), _mm512_set1_epi8(15))))
+    }
+    #[inline(always)]
+    fn high_nibbles(self) -> Self {
+        op!(_mm512_castsi512_ps(_mm512_srli_epi32::<4>(_mm512_castps_si512(self.0)))).low_nibbles()
+    }
+    #[inline(always)]
+    fn dot_nibbles(self, a: Self, sum: Self) -> Self {
+        op!(_mm512_castsi512_ps(_mm512_dpbusd_epi32(
+            _mm512_castps_si512(sum.0),
+            _mm512_castps_si512(self.0),
+            _mm512_castps_si512(a.0),
+        )))
+    }
+    #[inline(always)]
+    fn dot_signed(self, a: Self, sum: Self) -> Self {
+        // Turning the top bit of a signed byte over makes it unsigned, 128 higher.
+        op!(_mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(self.0), _mm512_set1_epi8(-128))))
+            .dot_nibbles(a, sum)
+    }
+    #[inline(always)]
+    fn integers(self) -> Self {
+        op!(_mm512_cvtepi32_ps(_mm512_castps_si512(self.0)))
     }
 }
 

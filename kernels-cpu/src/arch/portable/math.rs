@@ -1,6 +1,7 @@
 //! [`Lanes`] on a plain array, which the compiler maps to the baseline's registers, and the scalar functions.
 
 use super::super::blocks::BlockLanes;
+use super::super::bytes::ByteLanes;
 use super::super::{Lanes, formulas};
 
 /// `N` f32 lanes in an array.
@@ -53,6 +54,36 @@ impl<const N: usize> BlockLanes for Array<N> {
     #[inline(always)]
     fn half_high(self) -> Self {
         self.map(|x| half::f16::from_bits((x.to_bits() >> 16) as u16).to_f32())
+    }
+}
+
+impl<const N: usize> ByteLanes for Array<N> {
+    const SIGNED_OFFSET: f32 = 0.0;
+    #[inline(always)]
+    fn low_nibbles(self) -> Self {
+        self.map(|x| f32::from_bits(x.to_bits() & 0x0f0f_0f0f))
+    }
+    #[inline(always)]
+    fn high_nibbles(self) -> Self {
+        self.map(|x| f32::from_bits((x.to_bits() >> 4) & 0x0f0f_0f0f))
+    }
+    #[inline(always)]
+    fn dot_nibbles(self, a: Self, sum: Self) -> Self {
+        // Nibbles are signed bytes as well.
+        self.dot_signed(a, sum)
+    }
+    #[inline(always)]
+    fn dot_signed(self, a: Self, sum: Self) -> Self {
+        Array(std::array::from_fn(|i| {
+            let (w, a) = (self.0[i].to_bits().to_le_bytes(), a.0[i].to_bits().to_le_bytes());
+            let products = w.into_iter().zip(a).map(|(w, a)| i32::from(w as i8) * i32::from(a as i8));
+            let sum = sum.0[i].to_bits() as i32 + products.sum::<i32>();
+            f32::from_bits(sum as u32)
+        }))
+    }
+    #[inline(always)]
+    fn integers(self) -> Self {
+        self.map(|x| x.to_bits() as i32 as f32)
     }
 }
 

@@ -73,10 +73,17 @@ pub(super) fn need(step: &Step, features: Features, format: WeightFormat, thread
     let Kernel::Linear { weight, out, .. } = &step.kernel else { return Need::default() };
     let [n, k] = weight.sizes()[..] else { return Need::default() };
     let max_rows = Space::of(out, 1).max_rows().max(1);
-    let mut kinds =
-        vec![WeightKind::Packed(format), WeightKind::Rows(RowsDType::F32), WeightKind::Rows(RowsDType::F16)];
+    let mut kinds = vec![
+        WeightKind::Packed(format),
+        WeightKind::Packed(WeightFormat::Bf16Wide),
+        WeightKind::Packed(WeightFormat::F16Wide),
+        WeightKind::Rows(RowsDType::F32),
+        WeightKind::Rows(RowsDType::F16),
+    ];
     if k.is_multiple_of(BLOCK) {
-        kinds.extend([WeightFormat::Q8_0, WeightFormat::Q4_0, WeightFormat::Q4_1].map(WeightKind::Packed));
+        for format in [WeightFormat::Q8_0, WeightFormat::Q4_0, WeightFormat::Q4_1] {
+            kinds.extend([format, format.with_int8_activations()].map(WeightKind::Packed));
+        }
     }
     if format == WeightFormat::Bf16 {
         kinds.push(WeightKind::Rows(RowsDType::Bf16));
