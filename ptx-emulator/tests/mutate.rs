@@ -47,7 +47,7 @@ fn every_mutant_of_a_small_kernel_is_found_and_counted() {
     let of = |id: &str| json["outcomes"].as_array().unwrap().iter().find(|o| o["id"] == id).unwrap().clone();
     assert_eq!(of("k:size:0")["detector"], "bounds", "{text}");
     // Reading what another thread has not written yet is a race, a read of nothing, and a wrong result.
-    let detectors = of("k:barrier:0")["detectors"].clone();
+    let detectors = of("k:barrier:0")["findings"].clone();
     assert_eq!(detectors, serde_json::json!(["race", "uninitialised", "wrong result"]), "{text}");
     assert!(text.contains("| swizzle | 1 | 0 | 0 | 0 | 1 |"), "{text}");
     let (code, text, json) = run(&["--without", "race", "--without", "uninitialised", "--first"]);

@@ -217,10 +217,10 @@ impl ProgramCampaign {
     fn outcome(&self, id: &str, kind: Kind, change: &str, found: Option<Vec<Found>>) -> Outcome {
         let none = if found.is_some() { SURVIVOR } else { NOT_RUN };
         let found = found.unwrap_or_default();
-        let mut detectors: Vec<String> = Vec::new();
+        let mut findings: Vec<String> = Vec::new();
         for name in found.iter().flat_map(|f| &f.detectors) {
-            if !detectors.contains(name) {
-                detectors.push(name.clone());
+            if !findings.contains(name) {
+                findings.push(name.clone());
             }
         }
         Outcome {
@@ -228,10 +228,9 @@ impl ProgramCampaign {
             kind,
             line: None,
             change: change.to_owned(),
-            detector: detectors.first().map_or(none, String::as_str).to_owned(),
-            detectors,
+            detector: findings.first().map_or(none, String::as_str).to_owned(),
+            findings,
             message: found.first().map_or(String::new(), |f| f.message.clone()),
-            case: if found.is_empty() { String::new() } else { self.name.clone() },
         }
     }
 
