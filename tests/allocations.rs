@@ -1,6 +1,8 @@
 //! A run allocates nothing, from the second on: every network of the small model, and diffusion while its slots change.
 //! Alone in its file, because the counting allocator serves the whole process.
 
+#[path = "support/allocations.rs"]
+mod counted;
 mod selftok_configs;
 
 use selftok::schedule::{TimeGrid, TokenSchedule};
@@ -11,29 +13,7 @@ use selftok_graph::models::{autoencoder, selftok as networks};
 use selftok_graph::{DType, Entry, Port, Program, compile};
 use selftok_loader::Weights;
 use selftok_workspace::path;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: passed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// The caller's memory of an entry.
 enum Numbers {
@@ -78,13 +58,13 @@ fn allocations(session: &mut selftok::Session, entry: &str, tables: &[SlotTable]
     let mut before = 0;
     for (i, table) in tables.iter().enumerate() {
         if i == 1 {
-            before = ALLOCATIONS.load(Ordering::Relaxed);
+            before = counted::of_process();
         }
         let mut progress = |_| progressed += 1;
         let options = RunOptions { progress: Some(&mut progress), ..RunOptions::default() };
         session.run_entry(id, table, &inputs, &mut outputs, options).unwrap();
     }
-    let after = ALLOCATIONS.load(Ordering::Relaxed);
+    let after = counted::of_process();
     assert!(progressed > 0);
     after - before
 }

@@ -1,6 +1,7 @@
 //! Several files as one output: they are written to a folder beside, and moved into place when all are there.
 
 use anyhow::{Context, Result, anyhow};
+use selftok::atomic;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,8 +33,8 @@ impl Staging {
         if !place.is_dir() {
             return Err(anyhow!("{shown}: the folder {} does not exist; create it first", place.display()));
         }
-        let beside = place.join(format!(".selftok.{}.tmp", std::process::id()));
-        fs::create_dir(&beside).with_context(|| format!("{shown}: cannot be written there"))?;
+        let ((), beside) = atomic::create_beside(&place, "selftok".as_ref(), |path| fs::create_dir(path))
+            .with_context(|| format!("{shown}: cannot be written there"))?;
         Ok(Staging { target: target.to_owned(), beside: Some(beside), names: Vec::new() })
     }
 

@@ -4,6 +4,7 @@
 //! valid to whoever reads it next. So every writer of this crate writes beside the target, under a name nobody else
 //! has, makes the bytes durable, and only then renames over the target, which the file system does in one step.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -100,7 +101,8 @@ pub fn write_with(
         return Err(WriteError::NoFolder { path: path.to_path_buf(), folder: folder.to_path_buf() });
     }
 
-    let (file, beside) = create_beside(folder, name).map_err(fail)?;
+    let new_file = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+    let (file, beside) = create_beside(folder, name, new_file).map_err(fail)?;
     let cleanup = RemoveOnDrop(Some(beside));
     let mut out = BufWriter::new(file);
     fill(&mut out).map_err(fail)?;
@@ -118,16 +120,24 @@ pub fn write_with(
     Ok(())
 }
 
-/// A new file in `folder` whose name no other thread or process uses.
-fn create_beside(folder: &Path, name: &std::ffi::OsStr) -> io::Result<(File, PathBuf)> {
+/// Makes something beside a target in `folder`, under a hidden name that no other thread or process uses: what `make`
+/// gives, and the path. `make` must refuse a path that exists, as `create_new` and `create_dir` do.
+///
+/// # Errors
+/// What `make` says.
+pub fn create_beside<T>(
+    folder: &Path,
+    name: &OsStr,
+    make: impl Fn(&Path) -> io::Result<T>,
+) -> io::Result<(T, PathBuf)> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     // A long target name must not push the temporary one over the file system's 255 bytes.
     let stem: String = name.to_string_lossy().chars().take(40).collect();
     loop {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let beside = folder.join(format!(".{stem}.{}-{serial}.tmp", std::process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&beside) {
-            Ok(file) => return Ok((file, beside)),
+        match make(&beside) {
+            Ok(made) => return Ok((made, beside)),
             // Left by an earlier process of the same id: take the next number.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(e) => return Err(e),

@@ -1,38 +1,15 @@
 //! Generation against the golden continuations: greedy, in batches, after prefix reuse, guided, constrained; and that
 //! decoding allocates nothing.
 
+#[path = "../../tests/support/allocations.rs"]
+mod allocations;
+
 use selftok::Device;
 use selftok::generate::{CausalModel, Finish, Guidance, Options, Prompt, Sampling, Sessions};
 use selftok::{CpuOptions, Error};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-thread_local! {
-    static COUNTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-// SAFETY: every call goes to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTED.get() {
-            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: passed on from the caller.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: passed on from the caller.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use std::sync::atomic::AtomicBool;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
@@ -215,8 +192,7 @@ fn a_thousand_tokens_in_a_row_are_decoded_by_one_plan_without_an_allocation() {
         let (mut tokens, mut first, mut last) = (0, 0, 0);
         let mut watch = |_: selftok::generate::Event| {
             tokens += 1;
-            COUNTED.set(true);
-            last = ALLOCATIONS.load(Ordering::Relaxed);
+            last = allocations::of_thread();
             if tokens == 1 {
                 first = last;
             }
@@ -224,7 +200,6 @@ fn a_thousand_tokens_in_a_row_are_decoded_by_one_plan_without_an_allocation() {
         };
         let options = Options { max_new: 1050, sampling, on_token: Some(&mut watch), ..Options::default() };
         let done = session.complete(&[Prompt::new(&prompt[..24])], options).unwrap().remove(0);
-        COUNTED.set(false);
         assert_eq!(done.ids.len(), 1050);
         assert_eq!(last - first, 0, "allocations in {tokens} steps");
     }

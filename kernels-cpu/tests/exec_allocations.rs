@@ -1,33 +1,13 @@
 //! A run allocates nothing, from the second on. Alone in its file: the counting allocator serves the whole process.
 
+#[path = "../../tests/support/allocations.rs"]
+mod allocations;
 #[path = "exec/support.rs"]
 #[allow(dead_code)] // shared with the other tests of the executor
 mod support;
 
 use selftok_graph::*;
 use selftok_kernels_cpu::exec::{Input, Output, RunOptions};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: passed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_run_allocates_nothing() {
@@ -67,8 +47,8 @@ fn a_run_allocates_nothing() {
             .unwrap();
     };
     run(&[40, 0]);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations::of_process();
     run(&[40, 1, 20, 2, 1, 4]);
     run(&[7, 3]);
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+    assert_eq!(allocations::of_process() - before, 0);
 }

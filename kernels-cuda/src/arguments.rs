@@ -43,6 +43,19 @@ argument!(i64, ".u64"); // NVRTC writes signed and unsigned parameters alike
 argument!(i32, ".u32");
 argument!(f32, ".f32");
 
+/// The arguments of a kernel, as a struct that lists them in order.
+pub trait KernelArguments {
+    /// The parameters in order.
+    const PARAMETERS: &'static [Parameter];
+
+    /// The parameter block that a launch takes.
+    fn pack(&self) -> Vec<u8>;
+
+    /// Hands every argument to a launch of cudarc's, in order.
+    #[cfg(feature = "cudarc")]
+    fn push<'a>(&'a self, launch: &mut cudarc::driver::LaunchArgs<'a>);
+}
+
 /// Declares the arguments of a kernel in order, with `PARAMETERS` and `pack`.
 macro_rules! arguments {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)+ }) => {
@@ -65,6 +78,20 @@ macro_rules! arguments {
                 let mut bytes = Vec::new();
                 $($crate::Argument::push(self.$field, &mut bytes);)+
                 bytes
+            }
+        }
+
+        impl $crate::KernelArguments for $name {
+            const PARAMETERS: &'static [$crate::Parameter] = $name::PARAMETERS;
+
+            fn pack(&self) -> Vec<u8> {
+                $name::pack(self)
+            }
+
+            #[cfg(feature = "cudarc")]
+            fn push<'a>(&'a self, launch: &mut cudarc::driver::LaunchArgs<'a>) {
+                use cudarc::driver::PushKernelArg;
+                $(launch.arg(&self.$field);)+
             }
         }
     };

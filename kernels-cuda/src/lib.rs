@@ -11,6 +11,8 @@
 mod arguments;
 pub mod attention;
 pub mod codebook;
+#[cfg(feature = "cudarc")]
+pub mod device;
 mod family;
 pub mod gemm;
 mod launch;
@@ -18,7 +20,7 @@ pub mod layer_norm;
 mod limits;
 
 pub(crate) use arguments::arguments;
-pub use arguments::{Argument, DevicePointer, Parameter};
+pub use arguments::{Argument, DevicePointer, KernelArguments, Parameter};
 pub use family::{COMMON_HEADERS, Entry, FAMILIES, Family};
 pub use launch::{Float, Launch, LaunchError};
 pub use limits::{A100, GpuLimits, H100, MODELLED_GPUS, RTX_4090, RTX_5090};

@@ -13,7 +13,7 @@ pub enum FindingKind {
     Bounds,
     /// Address not a multiple of the access size.
     Misaligned,
-    /// Read of bytes that nobody wrote.
+    /// Read of bytes that nobody wrote, or use of a register that nobody wrote.
     Uninitialised,
     /// Touches the destination or source of an asynchronous copy that was not waited for.
     InFlight,
@@ -31,6 +31,8 @@ pub enum FindingKind {
     Deadlock,
     /// `trap`, or an operand outside its legal range.
     Trap,
+    /// A PTX text that is refused: nothing was run.
+    Module,
 }
 
 impl FindingKind {
@@ -43,6 +45,7 @@ impl FindingKind {
             FindingKind::Misaligned => Some(CudaError::MisalignedAddress),
             FindingKind::Deadlock => Some(CudaError::LaunchTimeout),
             FindingKind::Trap => Some(CudaError::LaunchFailed),
+            FindingKind::Module => Some(CudaError::InvalidPtx),
             FindingKind::Resource => Some(CudaError::LaunchOutOfResources),
             FindingKind::Race
             | FindingKind::Uninitialised
@@ -76,6 +79,29 @@ pub struct Finding {
     pub error: Option<CudaError>,
 }
 
+impl Finding {
+    /// What found it: the check's name in [`Checks::NAMES`], which is `race` for races of lanes too; `deadlock`, `trap` or
+    /// `module` for what cannot be turned off.
+    pub fn detector(&self) -> &'static str {
+        match self.kind {
+            FindingKind::Bounds | FindingKind::ReadOnly => "bounds",
+            FindingKind::Freed => "freed",
+            FindingKind::Misaligned => "misaligned",
+            // A register has no address.
+            FindingKind::Uninitialised if self.address.is_none() => "registers",
+            FindingKind::Uninitialised => "uninitialised",
+            FindingKind::InFlight => "in-flight",
+            FindingKind::Race => "race",
+            FindingKind::Barrier => "barrier",
+            FindingKind::Shuffle => "shuffle",
+            FindingKind::Resource => "resource",
+            FindingKind::Deadlock => "deadlock",
+            FindingKind::Trap => "trap",
+            FindingKind::Module => "module",
+        }
+    }
+}
+
 /// Which checks are on. All are, by default; each can be turned off alone.
 ///
 /// Bounds, freed and read-only accesses are never carried out even when their check is off: a load gives zero.
@@ -86,6 +112,8 @@ pub struct Checks {
     pub freed: bool,
     pub misaligned: bool,
     pub uninitialised: bool,
+    /// Registers that nobody wrote, when something acts on one.
+    pub registers: bool,
     pub in_flight: bool,
     /// Races between warps, of one block or of several.
     pub race: bool,
@@ -103,6 +131,7 @@ impl Default for Checks {
             freed: true,
             misaligned: true,
             uninitialised: true,
+            registers: true,
             in_flight: true,
             race: true,
             lane_race: true,
@@ -121,6 +150,7 @@ impl Checks {
             freed: false,
             misaligned: false,
             uninitialised: false,
+            registers: false,
             in_flight: false,
             race: false,
             lane_race: false,
@@ -131,11 +161,12 @@ impl Checks {
     }
 
     /// The names that [`Checks::set`] takes.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "bounds",
         "freed",
         "misaligned",
         "uninitialised",
+        "registers",
         "in-flight",
         "race",
         "lane-race",
@@ -144,6 +175,15 @@ impl Checks {
         "resource",
     ];
 
+    /// Turns one check on or off by what [`Finding::detector`] calls it; false when there is no such check.
+    pub fn set_detector(&mut self, name: &str, on: bool) -> bool {
+        // Races of lanes and of warps are one kind of finding.
+        if name == "race" {
+            self.lane_race = on;
+        }
+        self.set(name, on)
+    }
+
     /// Turns one check on or off by name; false when there is no such check.
     pub fn set(&mut self, name: &str, on: bool) -> bool {
         let field = match name {
@@ -151,6 +191,7 @@ impl Checks {
             "freed" => &mut self.freed,
             "misaligned" => &mut self.misaligned,
             "uninitialised" => &mut self.uninitialised,
+            "registers" => &mut self.registers,
             "in-flight" => &mut self.in_flight,
             "race" => &mut self.race,
             "lane-race" => &mut self.lane_race,
@@ -169,13 +210,13 @@ impl Checks {
             FindingKind::Bounds | FindingKind::ReadOnly => self.bounds,
             FindingKind::Freed => self.freed,
             FindingKind::Misaligned => self.misaligned,
-            FindingKind::Uninitialised => self.uninitialised,
+            FindingKind::Uninitialised => self.uninitialised || self.registers,
             FindingKind::InFlight => self.in_flight,
             FindingKind::Race => self.race || self.lane_race,
             FindingKind::Barrier => self.barrier,
             FindingKind::Shuffle => self.shuffle,
             FindingKind::Resource => self.resource,
-            FindingKind::Deadlock | FindingKind::Trap => true,
+            FindingKind::Deadlock | FindingKind::Trap | FindingKind::Module => true,
         }
     }
 }

@@ -109,6 +109,8 @@ pub struct Instruction {
     pub list_defs: u32,
     /// Line of the PTX text.
     pub line: u32,
+    /// Whether it touches a register that may be undefined.
+    pub watched: bool,
 }
 
 /// Operand width of an integer operation.

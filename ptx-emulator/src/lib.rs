@@ -42,6 +42,7 @@ pub mod launch;
 pub mod memory;
 pub mod mutate;
 pub mod parse;
+pub mod stand_in;
 pub mod tensor_map;
 pub mod types;
 

@@ -4,7 +4,9 @@ mod exec_command;
 mod mutate_command;
 
 use clap::{Parser, Subcommand};
-use ptx_emulator::{Device, Gpu, LaunchConfig, Module, Options, Order};
+use ptx_emulator::{
+    Checks, CudaError, Device, Finding, FindingKind, Gpu, LaunchConfig, Module, Options, Order, Report,
+};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,12 +20,21 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs a kernel. Exit code: 0 clean, 2 wrong usage, 3 findings.
-    Run(Run),
+    Run(Alone),
     /// Breaks a kernel and its launch in one place at a time and tells what finds it. Exit code: 0 all found or explained, 2 wrong
     /// usage, 3 survivors.
     Mutate(mutate_command::Mutate),
     /// Runs a program on the stand-in libcuda. Exit code: 3 findings, else the program's.
     Exec(exec_command::Exec),
+}
+
+#[derive(clap::Args)]
+struct Alone {
+    #[command(flatten)]
+    run: Run,
+    /// Turns a check off, by name; may be given several times.
+    #[arg(long, value_name = "CHECK")]
+    without: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -39,6 +50,12 @@ struct Run {
     /// Threads of a block: X or X,Y or X,Y,Z.
     #[arg(long, value_parser = triple)]
     block: Triple,
+    /// Blocks of a cluster: X or X,Y or X,Y,Z.
+    #[arg(long, value_parser = triple, default_value = "1")]
+    cluster: Triple,
+    /// All blocks must fit on the GPU at once, as a grid barrier needs.
+    #[arg(long)]
+    cooperative: bool,
     /// Dynamic shared memory of a block, in bytes.
     #[arg(long, default_value_t = 0)]
     shared: u32,
@@ -87,13 +104,29 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the kernel; false when there are findings. A launch that is refused counts as a finding, too.
-fn execute(run: &Run) -> Result<bool, String> {
+/// Runs the kernel; false when there are findings, of which a launch that is refused is one.
+fn execute(Alone { run, without }: &Alone) -> Result<bool, String> {
     let gpu = Gpu::by_name(&run.gpu)
         .ok_or_else(|| format!("no GPU '{}': a100, rtx4090, h100, rtx5090", run.gpu))?;
+    let mut checks = Checks::default();
+    for name in without {
+        if !checks.set(name, false) {
+            return Err(format!("no check '{name}': there are {}", Checks::NAMES.join(", ")));
+        }
+    }
     let path = run.file.display();
-    let text = std::fs::read_to_string(&run.file).map_err(|e| format!("{path}: {e}"))?;
-    let module = Module::parse(&text).map_err(|e| format!("{path}: {} ({})", e, e.code.name()))?;
+    let text = std::fs::read(&run.file).map_err(|e| format!("{path}: {e}"))?;
+    let text = String::from_utf8_lossy(&text);
+    let device = Device::new(gpu, Options { order: run.order, checks, ..Options::default() });
+    let parsed = Module::parse(&text).and_then(|module| Ok((device.load(&module)?, module)));
+    let (loaded, module) = match parsed {
+        Ok(both) => both,
+        Err(e) => {
+            let message = format!("{} ({})", e.message, e.code.name());
+            refused(run, FindingKind::Module, e.line, message.clone(), e.code)?;
+            return Err(format!("{path}: line {}: {message}", e.line));
+        }
+    };
     let kernel = module.kernel(&run.kernel).ok_or_else(|| {
         let known: Vec<_> = module.kernels().collect();
         format!("{path}: no kernel '{}'; there are: {}", run.kernel, known.join(", "))
@@ -106,7 +139,6 @@ fn execute(run: &Run) -> Result<bool, String> {
             run.args.len()
         ));
     }
-    let device = Device::new(gpu, Options { order: run.order, ..Options::default() });
     let mut outputs = Vec::new();
     let mut bytes = Vec::new();
     for (param, arg) in kernel.params.iter().zip(&run.args) {
@@ -122,14 +154,21 @@ fn execute(run: &Run) -> Result<bool, String> {
         bytes.resize(param.offset as usize, 0);
         bytes.extend(value);
     }
-    let loaded = device.load(&module).map_err(|e| format!("{path}: {} ({})", e, e.code.name()))?;
     let config = LaunchConfig {
         grid: run.grid.0,
         block: run.block.0,
+        cluster: run.cluster.0,
         shared_bytes: run.shared,
-        ..LaunchConfig::new(1, 1)
+        cooperative: run.cooperative,
     };
-    let report = device.launch(&loaded, &run.kernel, &config, &bytes).map_err(|e| e.to_string())?;
+    let report = match device.launch(&loaded, &run.kernel, &config, &bytes) {
+        Ok(report) => report,
+        Err(e) => {
+            let message = format!("{} ({})", e.message, e.code.name());
+            eprint!("{}", refused(run, FindingKind::Resource, 0, message, e.code)?);
+            return Ok(false);
+        }
+    };
     for (address, len, path) in outputs {
         let mut out = vec![0; len];
         device.memory().read(address, &mut out).map_err(|e| e.to_string())?;
@@ -143,6 +182,32 @@ fn execute(run: &Run) -> Result<bool, String> {
         eprintln!("the launch ends with {}", error.name());
     }
     Ok(report.findings.is_empty())
+}
+
+/// Writes the report of what was refused before it ran, and gives its text.
+fn refused(
+    run: &Run,
+    kind: FindingKind,
+    line: u32,
+    message: String,
+    error: CudaError,
+) -> Result<String, String> {
+    let finding = Finding {
+        kind,
+        kernel: run.kernel.clone(),
+        line,
+        block: [0; 3],
+        thread: [0; 3],
+        address: None,
+        message,
+        count: 1,
+        error: Some(error),
+    };
+    let report = Report { findings: vec![finding], counters: Vec::new() };
+    if let Some(path) = &run.report {
+        write(path, report.to_json().as_bytes())?;
+    }
+    Ok(report.to_text())
 }
 
 /// Writes beside and renames, so that no half-written file is left.

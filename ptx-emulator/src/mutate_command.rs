@@ -4,9 +4,9 @@
 //! approximation and accumulation. Tests with a reference of their own use [`ptx_emulator::mutate`] as a library.
 
 use crate::{Run, argument, write};
-use ptx_emulator::mutate::{Campaign, Case, Caught, Explained, Rig, Subject};
+use ptx_emulator::mutate::{Campaign, Case, Caught, Depth, Explained, Rig, Subject};
 use ptx_emulator::{
-    Accumulation, Approximation, ApproximationMode, Gpu, LaunchConfig, Module, Options, Order,
+    Accumulation, Approximation, ApproximationMode, Checks, Gpu, LaunchConfig, Module, Options, Order,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,9 +17,13 @@ use std::time::Duration;
 pub struct Mutate {
     #[command(flatten)]
     run: Run,
-    /// Leaves out one check, and runs only the mutants that it alone finds: bounds, race, uninitialised, in-flight, …
+    /// Turns a check off: bounds, freed, misaligned, uninitialised, registers, in-flight, race, barrier,
+    /// shuffle or resource. May be given several times.
     #[arg(long)]
-    without: Option<String>,
+    without: Vec<String>,
+    /// Leaves each mutant where the first check or result finds it, and does not ask what else would.
+    #[arg(long)]
+    first: bool,
     /// Runs only the mutants whose id has this in it.
     #[arg(long, default_value = "")]
     only: String,
@@ -111,19 +115,29 @@ pub fn execute(mutate: &Mutate) -> Result<bool, String> {
     };
     let cases = vec![Case { name: "run", run: Box::new(test) }];
     let subject = Subject { kernel: &run.kernel, ptx: &text, host_cases: 1, cases };
+    let mut settings = settings();
+    for check in &mutate.without {
+        for s in &mut settings {
+            if !s.checks.set_detector(check, false) {
+                let names = Checks::NAMES.join(", ");
+                return Err(format!("--without {check}: there is no such check; the checks are {names}"));
+            }
+        }
+    }
     let campaign = Campaign {
         gpu,
-        settings: settings(),
+        settings,
         threads: 0,
         only: mutate.only.clone(),
         every: mutate.every,
+        depth: if mutate.first { Depth::First } else { Depth::All },
         budget: Duration::from_secs(mutate.seconds),
     };
-    let mut table = campaign.run(&subject, None).map_err(|e| e.to_string())?;
-    print!("{}", table.to_text());
-    if let Some(check) = &mutate.without {
-        table = campaign.run(&subject, Some((check, &table))).map_err(|e| e.to_string())?;
-        print!("\nwithout {check}, those that it alone finds:\n{}", table.to_text());
+    let table = campaign.run(&subject).map_err(|e| e.to_string())?;
+    println!("found first by:\n\n{}", table.to_text());
+    if !mutate.first {
+        println!("found by (each would find it with all others off):\n\n{}", table.all_to_text());
+        println!("found by one alone:\n\n{}", table.alone_to_text());
     }
     if let Some(report) = &run.report {
         write(report, table.to_json().as_bytes())?;

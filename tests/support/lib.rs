@@ -5,6 +5,7 @@ pub mod compare;
 pub mod golden;
 pub mod procedural;
 pub mod random;
+pub mod random_packed;
 
 pub use backend::{Backend, Reference, Session};
 pub use compare::{assert_close, assert_same_ids, assert_within_f32};

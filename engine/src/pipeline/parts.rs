@@ -41,40 +41,39 @@ impl Part {
         Part::ToPixels,
     ];
 
-    /// The network's program, and the file that holds its weights.
-    fn program(self, files: &SelftokFiles, batch: usize) -> Result<(Program, Arc<dyn TensorSource>), Error> {
+    /// The weights that the network is bound to: a view of the file, nothing is read.
+    ///
+    /// # Errors
+    /// If the model has no such file.
+    fn weights(self, files: &SelftokFiles) -> Result<Arc<dyn TensorSource>, Error> {
+        Ok(match self {
+            Part::ToLatent | Part::ToPixels => files.vae()?.weights.clone(),
+            Part::Encoder => files.encoder()?.weights.clone(),
+            Part::Diffusion | Part::DiffusionWithHistory => files.diffusion()?.weights.clone(),
+            Part::Renderer => files.renderer()?.weights.clone(),
+        })
+    }
+
+    /// The network's program.
+    fn program(self, files: &SelftokFiles, batch: usize) -> Result<Program, Error> {
         let config = files.config();
         let (pixels, latent) = ([config.image_size; 2], [config.latent_size; 2]);
         Ok(match self {
-            Part::ToLatent => {
-                let vae = files.vae()?;
-                (autoencoder::encode(&vae.config, batch, pixels, false)?.into(), vae.weights.clone())
-            }
-            Part::Encoder => {
-                let weights = files.encoder()?.weights.clone();
-                (selftok::encoder(config, batch, latent, false)?.into(), weights)
-            }
+            Part::ToLatent => autoencoder::encode(&files.vae()?.config, batch, pixels, false)?.into(),
+            Part::Encoder => selftok::encoder(config, batch, latent, false)?.into(),
             Part::Diffusion => {
-                let weights = files.diffusion()?.weights.clone();
                 let start = decoder::start(config, batch, latent)?;
                 let sample = decoder::sample(config, batch, latent, MAX_GRID, Default::default())?;
-                (Program::new("diffusion", vec![start, sample])?, weights)
+                Program::new("diffusion", vec![start, sample])?
             }
             Part::DiffusionWithHistory => {
-                let weights = files.diffusion()?.weights.clone();
                 let start = decoder::start_with_history(config, batch, latent)?;
                 let sample =
                     decoder::sample_with_history(config, batch, latent, MAX_GRID, Default::default())?;
-                (Program::new("diffusion", vec![start, sample])?, weights)
+                Program::new("diffusion", vec![start, sample])?
             }
-            Part::Renderer => {
-                let weights = files.renderer()?.weights.clone();
-                (selftok::renderer(config, batch, false)?.into(), weights)
-            }
-            Part::ToPixels => {
-                let vae = files.vae()?;
-                (autoencoder::decode(&vae.config, batch, latent, false)?.into(), vae.weights.clone())
-            }
+            Part::Renderer => selftok::renderer(config, batch, false)?.into(),
+            Part::ToPixels => autoencoder::decode(&files.vae()?.config, batch, latent, false)?.into(),
         })
     }
 }
@@ -87,7 +86,7 @@ impl Selftok {
     pub fn prepare(&self, parts: &[Part]) -> Result<(), Error> {
         // What is missing first, for binding takes long.
         for part in parts {
-            part.program(&self.files, self.batch)?;
+            part.weights(&self.files)?;
         }
         parts.iter().try_for_each(|part| self.network(*part).map(drop))
     }
@@ -95,8 +94,8 @@ impl Selftok {
     /// A bound network.
     pub(super) fn network(&self, part: Part) -> Result<&Bound, Error> {
         self.networks[part as usize].get(|| {
-            let (program, weights) = part.program(&self.files, self.batch)?;
-            let device = self.device_of(part);
+            let (weights, device) = (part.weights(&self.files)?, self.device_of(part));
+            let program = part.program(&self.files, self.batch)?;
             Bound::new(self.compile(&program, device)?, weights, device)
         })
     }
@@ -121,8 +120,7 @@ impl Selftok {
     /// # Errors
     /// If the configuration is impossible.
     pub fn programs(&self) -> Result<Vec<Program>, Error> {
-        let programs = self.parts().map(|part| Ok(part.program(&self.files, self.batch)?.0));
-        programs.collect()
+        self.parts().map(|part| part.program(&self.files, self.batch)).collect()
     }
 
     /// The compiled plans of the networks that the files allow, without binding any: what `inspect` prints.
@@ -130,7 +128,7 @@ impl Selftok {
     /// # Errors
     /// If a network cannot be compiled.
     pub fn plans(&self) -> Result<Vec<Plan>, Error> {
-        let plan = |part: Part| self.compile(&part.program(&self.files, self.batch)?.0, self.device_of(part));
+        let plan = |part: Part| self.compile(&part.program(&self.files, self.batch)?, self.device_of(part));
         self.parts().map(plan).collect()
     }
 

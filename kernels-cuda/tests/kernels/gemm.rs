@@ -1,7 +1,7 @@
 //! The tensor-core GEMM in emulation, against f64.
 
-use crate::emulated::{Emulated, everywhere, settings};
-use crate::support::{Expected, F32_ROUNDING, Random};
+use crate::emulated::{Emulated, everywhere, executed, settings};
+use crate::support::{Expected, F32_ROUNDING, Random, kept};
 use half::bf16;
 use ptx_emulator::Report;
 use selftok_kernels_cuda::gemm::{Activation, Arguments, FAMILY};
@@ -60,8 +60,19 @@ fn erf(x: f64) -> f64 {
     sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
-pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
-    let Case { m, n, k, ld, ldc, ldr, ldg, shift, .. } = case;
+/// The operands of a case, and what is right.
+struct Prepared {
+    a: Vec<bf16>,
+    w: Vec<bf16>,
+    bias: Vec<f32>,
+    residual: Vec<bf16>,
+    gate: Vec<f32>,
+    /// Row by row, before it is rounded to the output's type.
+    expected: Vec<Expected>,
+}
+
+fn prepare(case: Case) -> Prepared {
+    let Case { m, n, k, ld, ldr, ldg, .. } = case;
     let mut random = Random::new((m * n * k) as u64);
     // What lies between the rows must not matter.
     let padded = |mut values: Vec<bf16>| {
@@ -72,6 +83,39 @@ pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Repor
     let (bias, residual) = (random.floats(n), random.bf16s(m * ldr));
     let (gate_div, gate_rows) = case.gate.unwrap_or((1, 1));
     let gate = random.floats(gate_rows * ldg);
+    let value = |i: usize, j: usize| {
+        let products = (0..k).map(|x| a[i * ld + x].to_f64() * w[j * ld + x].to_f64());
+        let (mut sum, mut magnitude) = products.fold((0.0, 0.0), |(s, t), p| (s + p, t + p.abs()));
+        if case.bias {
+            sum += f64::from(bias[j]);
+            magnitude += f64::from(bias[j]).abs();
+        }
+        // Each of k/8 partial sums may lose a unit of the largest; no activation is steeper than 1.13.
+        let mut value = activate(case.activation, sum);
+        let mut tolerance = 2.5 * F32_ROUNDING * magnitude * (4.0 + k as f64 / 8.0);
+        if case.activation != Activation::None {
+            tolerance += 16.0 * F32_ROUNDING * (1.0 + sum.abs());
+        }
+        if case.gate.is_some() {
+            let gate = f64::from(gate[i / gate_div % gate_rows * ldg + j]);
+            value *= gate;
+            tolerance *= gate.abs();
+        }
+        if case.residual {
+            value += residual[i * ldr + j].to_f64();
+        }
+        tolerance += 4.0 * F32_ROUNDING * value.abs();
+        Expected { value, tolerance }
+    };
+    let expected = (0..m * n).map(|at| value(at / n, at % n)).collect();
+    Prepared { a, w, bias, residual, gate, expected }
+}
+
+pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Report {
+    let Case { m, n, k, ld, ldc, ldr, ldg, shift, .. } = case;
+    let prepared = kept(case, || prepare(case));
+    let Prepared { a, w, bias, residual, gate, expected } = &*prepared;
+    let (gate_div, gate_rows) = case.gate.unwrap_or((1, 1));
 
     let floats = |present: bool, values: &[f32], shift: usize| match present {
         false => 0,
@@ -87,11 +131,11 @@ pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Repor
     let size = if output == Float::F32 { 4 } else { 2 };
     let c = emulated.allocate((shift[0] + m * ldc) * size);
     let arguments = Arguments {
-        a: emulated.upload(&a),
-        w: emulated.upload(&w),
+        a: emulated.upload(a),
+        w: emulated.upload(w),
         c: c + (shift[0] * size) as u64,
-        bias: floats(case.bias, &bias, shift[2]),
-        gate: floats(case.gate.is_some(), &gate, shift[3]),
+        bias: floats(case.bias, bias, shift[2]),
+        gate: floats(case.gate.is_some(), gate, shift[3]),
         residual: residual_at,
         m: m as i32,
         n: n as i32,
@@ -128,33 +172,29 @@ pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Repor
             Float::Bf16 => emulated.untouched::<bf16>(c, shift[0] + i * ldc + n, ldc - n),
         }
         for j in 0..n {
-            let products = (0..k).map(|x| a[i * ld + x].to_f64() * w[j * ld + x].to_f64());
-            let (mut sum, mut magnitude) = products.fold((0.0, 0.0), |(s, t), p| (s + p, t + p.abs()));
-            if case.bias {
-                sum += f64::from(bias[j]);
-                magnitude += f64::from(bias[j]).abs();
-            }
-            // Each of k/8 partial sums may lose a unit of the largest; no activation is steeper than 1.13.
-            let mut value = activate(case.activation, sum);
-            let mut tolerance = 2.5 * F32_ROUNDING * magnitude * (4.0 + k as f64 / 8.0);
-            if case.activation != Activation::None {
-                tolerance += 16.0 * F32_ROUNDING * (1.0 + sum.abs());
-            }
-            if case.gate.is_some() {
-                let gate = f64::from(gate[i / gate_div % gate_rows * ldg + j]);
-                value *= gate;
-                tolerance *= gate.abs();
-            }
-            if case.residual {
-                value += residual[i * ldr + j].to_f64();
-            }
-            tolerance += 4.0 * F32_ROUNDING * value.abs();
-            let expected = Expected { value, tolerance };
+            let expected = expected[i * n + j];
             let expected = if output == Float::Bf16 { expected.stored_as_bf16() } else { expected };
             expected.check(got[j].into(), || format!("{case:?} tile {tile} row {i} column {j}"));
         }
     }
     report
+}
+
+/// Checks that the tiles of 32 columns that K has are copied, and none beyond. Of the 64x64x32 instances.
+pub fn no_more_than_needed(report: &Report, case: Case) {
+    let tiles = case.m.div_ceil(64) * case.n.div_ceil(64) * case.k.div_ceil(32);
+    let copies = executed(report, "gemm", |line| line.starts_with("cp.async.cg"));
+    // A tile of A and one of W are 256 chunks of 16 bytes each.
+    assert_eq!(copies, tiles * 512, "copies of {case:?}");
+}
+
+#[test]
+fn no_tile_beyond_k_is_copied() {
+    let emulated = Emulated::new(settings()[0]);
+    for k in [0, 16, 40, 72, 128, 136] {
+        let case = plain(64, 70, k);
+        no_more_than_needed(&run(&emulated, 64, Float::F32, case), case);
+    }
 }
 
 #[test]

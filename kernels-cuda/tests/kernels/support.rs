@@ -1,5 +1,10 @@
 //! What the kernel tests share: inputs from a seed, bf16, and the comparison with an f64 reference.
 
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
 use half::bf16;
 
 /// A small generator: the same numbers on every machine.
@@ -57,8 +62,24 @@ impl Expected {
     /// Panics with the place if `got` is further off than rounding explains.
     pub fn check(self, got: f64, place: impl FnOnce() -> String) {
         let error = (got - self.value).abs();
-        // A NaN must fail, so the comparison is for being inside.
-        let inside = error <= self.tolerance;
+        // A NaN must fail, so the comparison is for being inside; an infinity is met by itself alone.
+        let inside = got == self.value || self.value.is_finite() && error <= self.tolerance;
         assert!(inside, "{}: got {got}, expected {} ± {:.3e}", place(), self.value, self.tolerance);
     }
+}
+
+/// What [`kept`] keeps.
+static KEPT: LazyLock<Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>> = LazyLock::new(Mutex::default);
+
+/// What `make` gives for `key`, worked out once a process: a mutation test runs a case thousands of times, and its inputs and
+/// reference cost more than the kernel.
+pub fn kept<T: Send + Sync + 'static>(key: impl Debug, make: impl FnOnce() -> T) -> Arc<T> {
+    let key = format!("{} {key:?}", std::any::type_name::<T>());
+    let lock = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = lock().get(&key).cloned();
+    let value = known.unwrap_or_else(|| {
+        let made: Arc<dyn Any + Send + Sync> = Arc::new(make());
+        lock().entry(key).or_insert(made).clone()
+    });
+    value.downcast().expect("the key names the type")
 }

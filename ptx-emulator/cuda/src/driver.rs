@@ -5,6 +5,7 @@ use crate::abi::{Handle, HostRange};
 use crate::capture::Capture;
 use crate::graph::{Exec, Graph};
 use crate::history::{Clock, History};
+use crate::mutation::Mutation;
 use crate::report::ProcessReport;
 use crate::settings::Settings;
 use crate::status::Status;
@@ -172,6 +173,8 @@ pub struct Driver {
     pub history: History,
     /// What the host knows to be done.
     pub host_clock: Clock,
+    /// The mistake made on purpose.
+    pub mutation: Mutation,
     /// Chooses among streams.
     pub random: Random,
     next: Handle,
@@ -329,6 +332,7 @@ pub fn initialise() -> bool {
     let mut driver = Driver {
         report: ProcessReport {
             device: format!("Emulated NVIDIA {}", settings.gpu.name),
+            checks: settings.options.checks.clone(),
             ..Default::default()
         },
         device,
@@ -348,6 +352,7 @@ pub fn initialise() -> bool {
         pinned: BTreeMap::new(),
         history: History::default(),
         host_clock: Clock::new(),
+        mutation: Mutation::new(settings.mutate.clone()),
         random: Random(settings.seed),
         next: 0x5E1F_0000,
         settings,

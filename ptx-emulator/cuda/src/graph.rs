@@ -3,11 +3,12 @@
 
 use crate::abi::{Handle, HostFn};
 use crate::driver::{Driver, Held, Outcome};
-use crate::history::{Access, Clock};
+use crate::history::{Access, Footprint, NodePlace, Place};
 use crate::status::Status;
 use crate::work::{Copy, Fill, KernelCall, Work};
 use ptx_emulator::FindingKind;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What a node does.
 #[derive(Clone)]
@@ -113,27 +114,28 @@ impl Graph {
             })
             .collect()
     }
+}
 
-    /// Everything before each node; `None` when there is a cycle.
-    fn ancestors(&self) -> Option<Vec<BTreeSet<usize>>> {
-        let mut before: Vec<Option<BTreeSet<usize>>> = vec![None; self.nodes.len()];
-        loop {
-            let mut moved = false;
-            for (k, node) in
-                self.nodes.iter().enumerate().filter(|(k, _)| before[*k].is_none()).collect::<Vec<_>>()
-            {
-                let known: Option<Vec<&BTreeSet<usize>>> =
-                    node.after.iter().map(|&a| before[a].as_ref()).collect();
-                if let Some(known) = known {
-                    let mut all: BTreeSet<usize> = known.into_iter().flatten().copied().collect();
-                    all.extend(&node.after);
-                    before[k] = Some(all);
-                    moved = true;
-                }
+/// Everything before each node; `None` when there is a cycle.
+fn ancestors(nodes: &[Node]) -> Option<Vec<BTreeSet<usize>>> {
+    let mut before: Vec<Option<BTreeSet<usize>>> = vec![None; nodes.len()];
+    loop {
+        let mut moved = false;
+        for (k, node) in nodes.iter().enumerate() {
+            if before[k].is_some() {
+                continue;
             }
-            if !moved {
-                return before.into_iter().collect();
+            let known: Option<Vec<&BTreeSet<usize>>> =
+                node.after.iter().map(|&a| before[a].as_ref()).collect();
+            if let Some(known) = known {
+                let mut all: BTreeSet<usize> = known.into_iter().flatten().copied().collect();
+                all.extend(&node.after);
+                before[k] = Some(all);
+                moved = true;
             }
+        }
+        if !moved {
+            return before.into_iter().collect();
         }
     }
 }
@@ -169,12 +171,14 @@ impl Driver {
         graph.nodes.push(Node { handle, work, after, enabled: true, pointers: Vec::new() });
         Ok(graph.nodes.len() - 1)
     }
+}
 
+impl Held {
     /// Instantiates a graph. Nodes that conflict and are not ordered are findings.
     pub fn instantiate(&mut self, handle: Handle, flags: u64) -> Outcome<Handle> {
-        let graph = self.graph(handle)?.clone();
-        let before = graph
-            .ancestors()
+        let mut graph = self.graph(handle)?.clone();
+        self.mutate_graph(&mut graph.nodes);
+        let before = ancestors(&graph.nodes)
             .ok_or_else(|| Status::INVALID_VALUE.because("the graph's dependencies form a cycle"))?;
         for (k, node) in graph.nodes.iter().enumerate() {
             for (j, other) in graph.nodes.iter().enumerate().take(k) {
@@ -198,11 +202,10 @@ impl Driver {
         Ok(exec)
     }
 
-    /// The work of one launch of an instantiated graph, and the memory it touches as far as that is known beforehand.
-    pub fn graph_launch(&self, exec: Handle) -> Outcome<(Work, Vec<Access>)> {
+    /// The work of one launch of an instantiated graph.
+    pub fn graph_launch(&self, exec: Handle) -> Outcome<Work> {
         let exec = self.execs.get(&exec).ok_or(Status::INVALID_HANDLE)?;
-        let accesses = exec.nodes.iter().filter(|n| n.enabled).flat_map(|n| n.work.accesses()).collect();
-        Ok((Work::Graph(Box::new(GraphRun::new(&exec.nodes))), accesses))
+        Ok(Work::Graph(Box::new(GraphRun::new(&exec.nodes))))
     }
 }
 
@@ -210,12 +213,19 @@ impl Driver {
 pub struct GraphRun {
     work: Vec<Option<Work>>,
     after: Vec<Vec<usize>>,
+    /// Device memory that copies and fills touch, entered when they run; kernels tell theirs.
+    accesses: Vec<Vec<Access>>,
+    /// All nodes before each.
+    before: Vec<Arc<BTreeSet<usize>>>,
 }
 
 impl GraphRun {
     /// All nodes still to be done.
     pub fn new(nodes: &[Node]) -> GraphRun {
+        let before = ancestors(nodes).unwrap_or_else(|| vec![BTreeSet::new(); nodes.len()]);
         GraphRun {
+            accesses: nodes.iter().map(|n| if n.enabled { n.work.accesses() } else { Vec::new() }).collect(),
+            before: before.into_iter().map(Arc::new).collect(),
             work: nodes
                 .iter()
                 .map(|n| Some(if n.enabled { n.work.to_work() } else { Work::Nothing }))
@@ -223,19 +233,19 @@ impl GraphRun {
             after: nodes.iter().map(|n| n.after.clone()).collect(),
         }
     }
+
+    /// The kernels that are still to be run.
+    pub fn kernels(&self) -> impl Iterator<Item = &KernelCall> {
+        self.work.iter().flatten().filter_map(|work| match work {
+            Work::Kernel(call, _) => Some(call),
+            _ => None,
+        })
+    }
 }
 
 impl Held {
     /// Moves one node that may move. True when all are done.
-    pub fn run_graph(
-        &mut self,
-        run: &mut GraphRun,
-        stream: Handle,
-        seq: u64,
-        clock: &Clock,
-        context: Handle,
-        budget: u64,
-    ) -> bool {
+    pub fn run_graph(&mut self, run: &mut GraphRun, place: &Place, budget: u64) -> bool {
         let free = |k: &usize| run.work[*k].is_some() && run.after[*k].iter().all(|a| run.work[*a].is_none());
         let ready: Vec<usize> = (0..run.work.len()).filter(free).collect();
         if ready.is_empty() {
@@ -243,8 +253,18 @@ impl Held {
         }
         let node = ready[self.random.below(ready.len())];
         let budget = if ready.len() > 1 { budget.min(2_000) } else { budget };
+        // Within a graph of a graph, all is at the node of the outer one.
+        let here = place.node.clone().unwrap_or(NodePlace { node, before: run.before[node].clone() });
+        let place = Place { node: Some(here), ..place.clone() };
+        let accesses = std::mem::take(&mut run.accesses[node]);
+        if !accesses.is_empty()
+            && let Some(work) = &run.work[node]
+        {
+            let what = format!("{} of a graph in stream {:#x}", work.describe(), place.stream);
+            self.judge(Footprint::new(accesses), &place, &what);
+        }
         if let Some(mut work) = run.work[node].take()
-            && !self.run_work(&mut work, stream, seq, clock, context, budget)
+            && !self.run_work(&mut work, &place, budget)
         {
             run.work[node] = Some(work);
         }

@@ -6,10 +6,49 @@
 //! synchronised with when it was submitted. An access is known to a later operation whose clock reaches it.
 
 use crate::abi::Handle;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Last operation known of each stream.
 pub type Clock = BTreeMap<Handle, u64>;
+
+/// Where an operation stands: which one of which stream, what it knows to be done, and which node of a graph it is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The stream.
+    pub stream: Handle,
+    /// The operation's number in it.
+    pub seq: u64,
+    /// Its vector clock.
+    pub clock: Clock,
+    /// The context of the stream.
+    pub context: Handle,
+    /// The node, when the operation is a graph.
+    pub node: Option<NodePlace>,
+}
+
+/// A node of a graph, and all nodes that are done before it starts.
+#[derive(Clone, Debug)]
+pub struct NodePlace {
+    /// The node.
+    pub node: usize,
+    /// Those before it.
+    pub before: Arc<BTreeSet<usize>>,
+}
+
+impl Place {
+    /// Whether one of the two is done before the other starts.
+    fn ordered(&self, other: &Place) -> bool {
+        let knows = |p: &Place, q: &Place| p.clock.get(&q.stream).is_some_and(|k| *k >= q.seq);
+        match (&self.node, &other.node) {
+            // Two nodes of one run of a graph.
+            (Some(a), Some(b)) if (self.stream, self.seq) == (other.stream, other.seq) => {
+                a.node == b.node || a.before.contains(&b.node) || b.before.contains(&a.node)
+            }
+            _ => knows(self, other) || knows(other, self),
+        }
+    }
+}
 
 /// Adds what `from` knows.
 pub fn join(into: &mut Clock, from: &Clock) {
@@ -105,9 +144,7 @@ impl Footprint {
 #[derive(Clone, Debug)]
 struct Seen {
     footprint: Footprint,
-    stream: Handle,
-    seq: u64,
-    clock: Clock,
+    place: Place,
     what: String,
 }
 
@@ -139,23 +176,15 @@ const KEPT: usize = 4096;
 const RANGES: usize = 1 << 22;
 
 impl History {
-    /// Enters what operation `seq` of `stream` touches; returns the first conflict it makes, if any.
-    pub fn enter(
-        &mut self,
-        footprint: Footprint,
-        stream: Handle,
-        seq: u64,
-        clock: &Clock,
-        what: &str,
-    ) -> Option<Conflict> {
+    /// Enters what an operation touches; returns the first conflict it makes, if any.
+    pub fn enter(&mut self, footprint: Footprint, place: &Place, what: &str) -> Option<Conflict> {
         if footprint.0.is_empty() {
             return None;
         }
-        let knows = |clock: &Clock, stream: Handle, seq: u64| clock.get(&stream).is_some_and(|k| *k >= seq);
         let conflict = self
             .seen
             .iter()
-            .filter(|s| !knows(clock, s.stream, s.seq) && !knows(&s.clock, stream, seq))
+            .filter(|s| !place.ordered(&s.place))
             .find_map(|s| footprint.conflict(&s.footprint).map(|(a, b)| (s, a, b)));
         let conflict = conflict.map(|(s, a, b)| Conflict {
             address: a.start.max(b.start),
@@ -164,7 +193,10 @@ impl History {
             earlier_writes: b.write,
         });
         // What does not know this operation does not know an earlier one of the same stream either.
-        self.seen.retain(|s| !(s.stream == stream && s.seq <= seq && footprint.covers(&s.footprint)));
+        let older = |p: &Place| p.seq < place.seq || p.seq == place.seq && place.node.is_none();
+        self.seen.retain(|s| {
+            !(s.place.stream == place.stream && older(&s.place) && footprint.covers(&s.footprint))
+        });
         let mut ranges: usize =
             footprint.0.len() + self.seen.iter().map(|s| s.footprint.0.len()).sum::<usize>();
         while self.seen.len() >= KEPT || ranges > RANGES {
@@ -172,13 +204,14 @@ impl History {
             ranges -= gone.footprint.0.len();
             self.forgotten += 1;
         }
-        self.seen.push_back(Seen { footprint, stream, seq, clock: clock.clone(), what: what.to_owned() });
+        self.seen.push_back(Seen { footprint, place: place.clone(), what: what.to_owned() });
         conflict
     }
 
     /// Forgets what every clock of `clocks` knows: nothing can race with it any more.
     pub fn prune(&mut self, clocks: &[&Clock]) {
-        self.seen.retain(|s| !clocks.iter().all(|c| c.get(&s.stream).is_some_and(|k| *k >= s.seq)));
+        self.seen
+            .retain(|s| !clocks.iter().all(|c| c.get(&s.place.stream).is_some_and(|k| *k >= s.place.seq)));
     }
 
     /// How many footprints are remembered.
@@ -214,14 +247,34 @@ mod tests {
         pairs.iter().copied().collect()
     }
 
+    fn place(stream: Handle, seq: u64, clock: Clock) -> Place {
+        Place { stream, seq, clock, context: 0, node: None }
+    }
+
+    #[test]
+    fn nodes_of_one_graph_are_ordered_by_their_dependencies_alone() {
+        let mut h = History::default();
+        let node = |node: usize, before: &[usize]| {
+            let before = Arc::new(before.iter().copied().collect());
+            Place { node: Some(NodePlace { node, before }), ..place(1, 1, clock(&[(1, 1)])) }
+        };
+        assert_eq!(h.enter(one(Access::write(0, 8)), &node(0, &[]), "first"), None);
+        assert_eq!(h.enter(one(Access::write(0, 8)), &node(1, &[0]), "after it"), None);
+        let found = h.enter(one(Access::read(4, 8)), &node(2, &[0]), "beside it").unwrap();
+        assert_eq!((found.address, found.earlier.as_str()), (4, "after it"));
+        // The next run of the graph comes after all of this one.
+        let again = place(1, 2, clock(&[(1, 2)]));
+        assert_eq!(h.enter(one(Access::write(0, 8)), &again, "again"), None);
+    }
+
     #[test]
     fn unordered_writes_conflict_and_ordered_ones_do_not() {
         let mut h = History::default();
-        assert_eq!(h.enter(one(Access::write(100, 50)), 1, 1, &clock(&[(1, 1)]), "copy a"), None);
-        let found = h.enter(one(Access::read(120, 4)), 2, 1, &clock(&[(2, 1)]), "copy b").unwrap();
+        assert_eq!(h.enter(one(Access::write(100, 50)), &place(1, 1, clock(&[(1, 1)])), "copy a"), None);
+        let found = h.enter(one(Access::read(120, 4)), &place(2, 1, clock(&[(2, 1)])), "copy b").unwrap();
         assert_eq!((found.address, found.earlier.as_str(), found.earlier_writes), (120, "copy a", true));
         assert_eq!(
-            h.enter(one(Access::write(120, 4)), 3, 1, &clock(&[(1, 1), (2, 1), (3, 1)]), "copy c"),
+            h.enter(one(Access::write(120, 4)), &place(3, 1, clock(&[(1, 1), (2, 1), (3, 1)])), "copy c"),
             None
         );
     }
@@ -229,9 +282,9 @@ mod tests {
     #[test]
     fn reads_do_not_conflict_with_reads_nor_with_neighbours() {
         let mut h = History::default();
-        h.enter(one(Access::read(0, 64)), 1, 1, &clock(&[(1, 1)]), "a");
-        assert_eq!(h.enter(one(Access::read(0, 64)), 2, 1, &clock(&[(2, 1)]), "b"), None);
-        assert_eq!(h.enter(one(Access::write(64, 8)), 3, 1, &clock(&[(3, 1)]), "c"), None);
+        h.enter(one(Access::read(0, 64)), &place(1, 1, clock(&[(1, 1)])), "a");
+        assert_eq!(h.enter(one(Access::read(0, 64)), &place(2, 1, clock(&[(2, 1)])), "b"), None);
+        assert_eq!(h.enter(one(Access::write(64, 8)), &place(3, 1, clock(&[(3, 1)])), "c"), None);
     }
 
     #[test]
@@ -240,19 +293,17 @@ mod tests {
         let mut h = History::default();
         h.enter(
             one(Access::write(0, 8)),
-            2,
-            1,
-            &clock(&[(1, 1), (2, 1)]),
+            &place(2, 1, clock(&[(1, 1), (2, 1)])),
             "a copy that waited for the kernel",
         );
-        assert_eq!(h.enter(one(Access::write(0, 8)), 1, 1, &clock(&[(1, 1)]), "kernel"), None);
+        assert_eq!(h.enter(one(Access::write(0, 8)), &place(1, 1, clock(&[(1, 1)])), "kernel"), None);
     }
 
     #[test]
     fn repeated_work_does_not_grow_the_history() {
         let mut h = History::default();
         for seq in 1..100 {
-            h.enter(one(Access::write(0, 8)), 1, seq, &clock(&[(1, seq)]), "again");
+            h.enter(one(Access::write(0, 8)), &place(1, seq, clock(&[(1, seq)])), "again");
         }
         assert_eq!(h.len(), 1);
         h.prune(&[&clock(&[(1, 99)])]);

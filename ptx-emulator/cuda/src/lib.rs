@@ -3,7 +3,7 @@
 //!
 //! `driver` holds the state and the gate of every entry point; `stream` lets queued `work` happen late and in
 //! an order chosen by a seed, bound only by what CUDA promises; `history` tells which two operations nothing
-//! orders; `capture` and `graph` record work and run it again; `report` gathers what was found; `api` has the
+//! orders; `mutation` puts a mistake into the host's calls on purpose; `capture` and `graph` record work and run it again; `report` gathers what was found; `api` has the
 //! entry points by family, on the C types of `abi`.
 
 mod abi;
@@ -12,6 +12,7 @@ mod capture;
 mod driver;
 mod graph;
 mod history;
+mod mutation;
 mod report;
 mod settings;
 mod status;

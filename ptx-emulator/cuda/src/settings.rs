@@ -1,7 +1,8 @@
 //! What the environment asks for. Read once, when the driver is first called; a value that cannot be understood is a
 //! note in the report and on stderr, and the default stands.
 
-use ptx_emulator::{Approximation, ApproximationMode, Checks, Gpu, Options, Order};
+use crate::mutation::Mode;
+use ptx_emulator::{Accumulation, Approximation, ApproximationMode, Checks, Gpu, Options, Order};
 use std::path::PathBuf;
 
 /// How this process emulates.
@@ -14,6 +15,8 @@ pub struct Settings {
     pub options: Options,
     /// Seed of the scheduler of streams.
     pub seed: u64,
+    /// The mistake to make in the host's calls.
+    pub mutate: Mode,
     /// Where the report goes.
     pub report: Option<PathBuf>,
     /// What could not be understood.
@@ -28,6 +31,7 @@ impl Settings {
             devices: 1,
             options: Options::default(),
             seed: 0,
+            mutate: Mode::Off,
             report: None,
             complaints: Vec::new(),
         };
@@ -68,6 +72,24 @@ impl Settings {
                 None => s.complaints.push(format!(
                     "PTX_EMULATOR_APPROX='{text}': known are exact, below, above, random, random:SEED"
                 )),
+            }
+        }
+        if let Some(text) = variable("PTX_EMULATOR_ACCUMULATION") {
+            s.options.accumulation = match text.as_str() {
+                "sequential" => Accumulation::Sequential,
+                "pairwise" => Accumulation::Pairwise,
+                "truncating" => Accumulation::Truncating,
+                _ => {
+                    let known = "known are sequential, pairwise, truncating";
+                    s.complaints.push(format!("PTX_EMULATOR_ACCUMULATION='{text}': {known}"));
+                    s.options.accumulation
+                }
+            };
+        }
+        if let Some(text) = variable("PTX_EMULATOR_MUTATE") {
+            match text.parse::<Mode>() {
+                Ok(mode) => s.mutate = mode,
+                Err(e) => s.complaints.push(format!("PTX_EMULATOR_MUTATE={e}")),
             }
         }
         if let Some(text) = variable("PTX_EMULATOR_CHECKS") {
@@ -136,12 +158,14 @@ mod tests {
             ("PTX_EMULATOR_ORDER", "random:3"),
             ("PTX_EMULATOR_SEED", "7"),
             ("PTX_EMULATOR_APPROX", "random:5"),
+            ("PTX_EMULATOR_ACCUMULATION", "truncating"),
             ("PTX_EMULATOR_CHECKS", "-all,bounds"),
             ("PTX_EMULATOR_REPORT", "r-%p.json"),
         ]);
         assert_eq!((s.gpu, s.devices, s.seed), (Gpu::h100(), 2, 7));
         assert_eq!(s.options.order, Order::Random(3));
         assert_eq!(s.options.approximation, Approximation { mode: ApproximationMode::Random, seed: 5 });
+        assert_eq!(s.options.accumulation, Accumulation::Truncating);
         assert!(s.options.checks.bounds && !s.options.checks.race);
         assert_eq!(s.report, Some(format!("r-{}.json", std::process::id()).into()));
         assert_eq!(s.complaints, Vec::<String>::new());
@@ -152,10 +176,11 @@ mod tests {
         let s = settings(&[
             ("PTX_EMULATOR_GPU", "voodoo2"),
             ("PTX_EMULATOR_SEED", "x"),
+            ("PTX_EMULATOR_ACCUMULATION", "twice"),
             ("PTX_EMULATOR_CHECKS", "-rice"),
         ]);
         assert_eq!((s.gpu, s.seed, s.options.checks), (Gpu::a100(), 0, Checks::default()));
-        assert_eq!(s.complaints.len(), 3);
-        assert!(s.complaints[2].contains("'rice'"), "{:?}", s.complaints);
+        assert_eq!(s.complaints.len(), 4);
+        assert!(s.complaints[3].contains("'rice'"), "{:?}", s.complaints);
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::abi::Handle;
 use crate::driver::{Driver, Held, Outcome};
-use crate::history::{Access, Clock, Footprint, join};
+use crate::history::{Access, Clock, Footprint, Place, join};
 use crate::status::Status;
 use crate::work::Work;
 use ptx_emulator::FindingKind;
@@ -149,7 +149,8 @@ impl Driver {
         s.clock = clock.clone();
         let what = format!("{} in stream {stream:#x}", work.describe());
         if !accesses.is_empty() {
-            self.judge(Footprint::new(accesses.to_vec()), stream, seq, &clock, &what);
+            let place = Place { stream, seq, clock: clock.clone(), context: s.context, node: None };
+            self.judge(Footprint::new(accesses.to_vec()), &place, &what);
         }
         let s = self.streams.get_mut(&stream).ok_or(Status::INVALID_HANDLE)?;
         s.queue.push_back(Operation { seq, after, clock, work });
@@ -157,11 +158,11 @@ impl Driver {
     }
 
     /// Enters what an operation touches in the history; a conflict is a finding.
-    pub fn judge(&mut self, footprint: Footprint, stream: Handle, seq: u64, clock: &Clock, what: &str) {
+    pub fn judge(&mut self, footprint: Footprint, place: &Place, what: &str) {
         if !self.settings.options.checks.race {
             return;
         }
-        if let Some(c) = self.history.enter(footprint, stream, seq, clock, what) {
+        if let Some(c) = self.history.enter(footprint, place, what) {
             let done = |writes: bool| if writes { "written by" } else { "read by" };
             let message = format!(
                 "{} {what}, and {} {}: nothing orders the two (an event or a synchronisation is missing)",
@@ -268,10 +269,11 @@ impl Held {
     fn advance(&mut self, stream: Handle, budget: u64) {
         let Some(s) = self.streams.get_mut(&stream) else { return };
         let Some(op) = s.queue.front_mut() else { return };
-        let (context, seq, clock) = (s.context, op.seq, op.clock.clone());
+        let seq = op.seq;
+        let place = Place { stream, seq, clock: op.clock.clone(), context: s.context, node: None };
         let mut work = std::mem::replace(&mut op.work, Work::Nothing);
         s.busy = true;
-        let done = self.run_work(&mut work, stream, seq, &clock, context, budget);
+        let done = self.run_work(&mut work, &place, budget);
         let Some(s) = self.streams.get_mut(&stream) else { return };
         s.busy = false;
         if !done {
@@ -289,6 +291,7 @@ impl Held {
 
     /// Submits work to a stream: into its capture if it is capturing, else into its queue.
     pub fn submit(&mut self, stream: Handle, work: Work, accesses: &[Access]) -> Outcome<u64> {
+        self.free_before(stream, &work, accesses);
         let s = self.streams.get(&stream).ok_or(Status::INVALID_HANDLE)?;
         let context = s.context;
         if let Some(capture) = s.capture {

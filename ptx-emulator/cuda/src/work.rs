@@ -3,7 +3,7 @@
 use crate::abi::{Handle, HostFn, HostRange, StreamCallback};
 use crate::driver::{Held, Outcome};
 use crate::graph::GraphRun;
-use crate::history::{Access, Clock, Footprint};
+use crate::history::{Access, Footprint, Place};
 use crate::status::Status;
 use ptx_emulator::{FindingKind, Launch, LaunchConfig, LoadedModule, MemoryError, Progress};
 use std::ffi::c_void;
@@ -190,15 +190,8 @@ impl Work {
 
 impl Held {
     /// Runs a piece of work, or a part of it. True when it is done.
-    pub fn run_work(
-        &mut self,
-        work: &mut Work,
-        stream: Handle,
-        seq: u64,
-        clock: &Clock,
-        context: Handle,
-        budget: u64,
-    ) -> bool {
+    pub fn run_work(&mut self, work: &mut Work, place: &Place, budget: u64) -> bool {
+        let &Place { stream, seq, context, .. } = place;
         let failed = self.contexts.get(&context).is_none_or(|c| c.error.is_some());
         match work {
             Work::Record(event) => {
@@ -213,7 +206,7 @@ impl Held {
             _ if failed => {}
             Work::Nothing | Work::Alloc => {}
             Work::Kernel(call, launch) => {
-                return self.run_kernel(call, launch, stream, seq, clock, context, budget);
+                return self.run_kernel(call, launch, place, budget);
             }
             Work::Copy(copy) => {
                 let result = self.run_copy(copy);
@@ -233,22 +226,19 @@ impl Held {
                 // SAFETY: as above; the status is success, since a failed context calls nothing.
                 self.host_function(|| unsafe { function(stream, 0, data as *mut c_void) });
             }
-            Work::Graph(run) => return self.run_graph(run, stream, seq, clock, context, budget),
+            Work::Graph(run) => return self.run_graph(run, place, budget),
         }
         true
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn run_kernel(
         &mut self,
         call: &KernelCall,
         launch: &mut Option<Box<Launch>>,
-        stream: Handle,
-        seq: u64,
-        clock: &Clock,
-        context: Handle,
+        place: &Place,
         budget: u64,
     ) -> bool {
+        let context = place.context;
         let mut running = match launch.take() {
             Some(running) => running,
             None => match self.device.prepare(&call.loaded, &call.name, &call.config, &call.args) {
@@ -276,8 +266,9 @@ impl Held {
         }
         let touched = running.touched().into_iter();
         let footprint = touched.map(|t| Access { start: t.start, len: t.len, write: t.write }).collect();
-        let what = format!("kernel {} in stream {stream:#x}", call.name);
-        self.judge(Footprint::new(footprint), stream, seq, clock, &what);
+        let of = if place.node.is_some() { " of a graph" } else { "" };
+        let what = format!("kernel {}{of} in stream {:#x}", call.name, place.stream);
+        self.judge(Footprint::new(footprint), place, &what);
         let report = running.finish();
         let error = report.error();
         self.report.add_launch(&call.name, report);
@@ -309,9 +300,7 @@ impl Held {
         };
         let freed = self.device.memory().was_freed(address);
         let kind = if freed { FindingKind::Freed } else { FindingKind::Bounds };
-        if self.settings.options.checks.wants(kind) {
-            self.report.host_finding(kind, about, Some(address), error.to_string());
-        }
+        self.report.host_finding(kind, about, Some(address), error.to_string());
     }
 
     fn run_copy(&mut self, copy: &Copy) -> Result<(), MemoryError> {
@@ -344,6 +333,7 @@ impl Held {
                     Source::Device(source) => {
                         let mut bytes = vec![0; copy.width];
                         memory.read(source + from as u64, &mut bytes)?;
+                        self.spoil_unwritten(source + from as u64, &mut bytes);
                         bytes
                     }
                     Source::Host(range, _) => {
@@ -360,6 +350,23 @@ impl Held {
             }
         }
         Ok(())
+    }
+
+    /// What a copy brings of device memory that nobody wrote: not the zeros that happen to be there, but bytes that make
+    /// NaNs, so that a program that uses them shows it. Copying them is no mistake in itself (rows may have gaps), hence a note.
+    fn spoil_unwritten(&mut self, address: u64, bytes: &mut [u8]) {
+        let device = self.device.clone();
+        let Ok(Some(first)) = device.memory().first_unwritten(address, bytes.len() as u64) else { return };
+        let live = device.memory().snapshot();
+        let Some(allocation) = ptx_emulator::memory::global::find(&live, address) else { return };
+        let start = (address - allocation.base) as usize;
+        for (k, byte) in bytes.iter_mut().enumerate().skip((first - address) as usize) {
+            if !allocation.is_written(start + k, 1) {
+                *byte = 0xFF;
+            }
+        }
+        let message = "a copy to the host brought bytes of device memory that nobody wrote";
+        self.report.note("device-to-host copy", None, message);
     }
 
     fn run_fill(&mut self, fill: &Fill) -> Result<(), MemoryError> {

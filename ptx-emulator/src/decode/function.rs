@@ -87,6 +87,8 @@ pub(super) fn signature(f: &ast::Function) -> Result<Function> {
         required_threads: f.required_threads,
         max_registers: f.max_registers,
         required_cluster: f.required_cluster,
+        registers: Vec::new(),
+        unproven: Vec::new(),
     })
 }
 
@@ -258,11 +260,27 @@ impl<'d, 'a> FunctionDecoder<'d, 'a> {
                     return Err(ModuleError::new(v.line, "too many predicates"));
                 }
                 self.preds += count;
+                self.info.registers.push(super::Register {
+                    name: v.name.into(),
+                    first,
+                    each: 1,
+                    vector: 1,
+                    count: v.count,
+                    predicate: true,
+                });
                 if v.count.is_some() { Name::Predicates { first, count } } else { Name::Predicate(first) }
             }
             (Space::Reg, ty) => {
                 let count = v.count.unwrap_or(1);
                 let plane = self.new_planes(ty.bytes(), count.saturating_mul(v.vector))?;
+                self.info.registers.push(super::Register {
+                    name: v.name.into(),
+                    first: plane,
+                    each: ty.bytes().max(4) / 4,
+                    vector: v.vector,
+                    count: v.count,
+                    predicate: false,
+                });
                 match v.count {
                     Some(count) => Name::Family { plane, count, ty },
                     None => Name::Register { plane, ty, vector: v.vector },
@@ -385,6 +403,7 @@ impl<'d, 'a> FunctionDecoder<'d, 'a> {
             list: list.into_boxed_slice(),
             list_defs: defs,
             line: self.line,
+            watched: false,
         };
         i.d[..D].copy_from_slice(&d);
         i.s[..S].copy_from_slice(&s);

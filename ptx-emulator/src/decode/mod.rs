@@ -9,6 +9,7 @@ mod bulk;
 mod control;
 mod convert;
 mod copy;
+pub(crate) mod definite;
 mod function;
 mod modifiers;
 mod select;
@@ -46,6 +47,8 @@ pub struct ModuleData {
     pub variables: Vec<Variable>,
     /// Constant planes.
     pub constants: Vec<Constant>,
+    /// Whether any instruction is watched for undefined registers.
+    pub watched: bool,
 }
 
 /// A constant that occupies planes of the constant pool, from `plane` on.
@@ -131,6 +134,47 @@ pub struct Function {
     pub max_registers: Option<u32>,
     /// `.reqnctapercluster`
     pub required_cluster: Option<[u32; 3]>,
+    /// Declared registers.
+    pub registers: Vec<Register>,
+    /// Those that may be read before they are written: bits by plane, then by predicate.
+    pub unproven: Vec<u64>,
+}
+
+/// A declaration of registers: `.reg .b32 %r<40>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Register {
+    /// Name, or what the names have in common.
+    pub name: String,
+    /// First plane, or predicate.
+    pub first: u32,
+    /// Planes of each.
+    pub each: u32,
+    /// Elements of each, when it is a vector.
+    pub vector: u32,
+    /// How many there are, when they are numbered.
+    pub count: Option<u32>,
+    /// Whether they are predicates.
+    pub predicate: bool,
+}
+
+impl Function {
+    /// The name of the register that begins at a plane, or of a predicate.
+    pub fn register_name(&self, at: u32, predicate: bool) -> String {
+        let holds = |r: &&Register| {
+            let end = u64::from(r.first)
+                + u64::from(r.each) * u64::from(r.vector) * u64::from(r.count.unwrap_or(1));
+            r.predicate == predicate && r.first <= at && u64::from(at) < end
+        };
+        match self.registers.iter().find(holds) {
+            Some(r) if r.count.is_some() => format!("{}{}", r.name, (at - r.first) / r.each),
+            Some(r) if r.vector > 1 => {
+                format!("{}.{}", r.name, ["x", "y", "z", "w"][((at - r.first) / r.each) as usize % 4])
+            }
+            Some(r) => r.name.clone(),
+            None if predicate => "the carry bit".into(),
+            None => "a value".into(),
+        }
+    }
 }
 
 /// Base of the addresses that stand for functions.
@@ -247,6 +291,10 @@ impl Decoder {
                 return Err(ModuleError::new(line, format!("function '{}' has no body", infos[id].name)));
             }
         }
+        let mut watched = false;
+        for f in &mut infos {
+            watched |= definite::mark(f, &mut d.code, &d.constants);
+        }
         Ok(ModuleData {
             version: text.version,
             sm,
@@ -255,6 +303,7 @@ impl Decoder {
             functions: infos,
             variables: d.variables,
             constants: d.constants,
+            watched,
         })
     }
 

@@ -67,6 +67,7 @@ impl DriverFunction {
                         && let Some(to) = w.local(l as u32, u64::from(local + offset), 4)
                     {
                         to.copy_from_slice(&result.to_le_bytes());
+                        w.mark_local(l as u32, u64::from(local + offset), 4, true);
                     }
                 }
                 DriverFunction::AssertFail => {

@@ -139,6 +139,7 @@ mod tests {
             p: [Pred::NONE; 3],
             list_defs: mma.registers()[2] as u32,
             line: 1,
+            watched: false,
         };
         let mut view = View {
             registers: &mut registers,

@@ -16,6 +16,7 @@ pub mod shuffle;
 pub mod sync;
 pub mod tensor;
 pub mod traffic;
+pub mod undefined;
 pub mod view;
 pub mod warp;
 pub mod wgmma;

@@ -44,7 +44,9 @@ pub fn run(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u
             }
             v.write32(i.d[0], m, &out);
             v.write_pred(i.p[0], m, valid);
-            if let Some((l, from)) = absent {
+            // A value that is not there may never be used: then the registers remember (see `undefined`).
+            let remembered = i.watched && w.undefined.watching();
+            if let Some((l, from)) = absent.filter(|_| !remembered) {
                 cx.report(w, i, l as u32, FindingKind::Shuffle, None, || {
                     format!("reads lane {from}, which does not take part")
                 });

@@ -59,6 +59,8 @@ pub struct Group {
     pub base: [u32; 3],
     /// Why it does not run.
     pub wait: Wait,
+    /// Lanes that it waited for.
+    waited: u32,
     last_run: u64,
 }
 
@@ -71,6 +73,8 @@ pub struct Warp {
     pub id: u32,
     /// Lanes that have not exited.
     pub live: u32,
+    /// Lanes that the block gave it.
+    started: u32,
     /// Lanes by place; the running one is first.
     pub groups: Vec<Group>,
     /// Happens-before.
@@ -85,6 +89,8 @@ pub struct Warp {
     pub preds: Vec<u32>,
     /// Special registers.
     pub specials: Vec<Plane>,
+    /// Which of them nobody wrote.
+    pub undefined: super::undefined::Undefined,
     local: Vec<u8>,
     local_stride: u64,
     /// Whether a group that has not run for long is to run next.
@@ -141,12 +147,18 @@ impl Warp {
             stack: Vec::new(),
             base: [0; 3],
             wait: Wait::No,
+            waited: 0,
             last_run: 0,
         };
+        let mut undefined = super::undefined::Undefined::default();
+        if launch.options.checks.registers && launch.loaded.module.0.watched {
+            undefined.begin([0; 2], f, lanes);
+        }
         Warp {
             block,
             id,
             live: lanes,
+            started: lanes,
             groups: vec![group],
             clock: WarpClock::new(linear & crate::memory::shadow::MAX_BLOCK, id, total.div_ceil(32)),
             copies: copy::Pending::default(),
@@ -154,6 +166,7 @@ impl Warp {
             registers: vec![Plane::default(); f.planes as usize],
             preds: vec![0; f.preds as usize],
             specials: vec![Plane::default(); Special::planes() as usize],
+            undefined,
             local: vec![0; f.local_bytes as usize * 32],
             local_stride: u64::from(f.local_bytes),
             turn: false,
@@ -232,20 +245,30 @@ impl Warp {
         }
         self.local = new;
         self.local_stride = stride;
+        self.grow_marks(old, stride as usize);
+    }
+
+    /// Bytes of local memory of all lanes, and of one.
+    pub fn local_size(&self) -> (usize, u64) {
+        (self.local.len(), self.local_stride)
     }
 
     /// Brings groups that stand at one place together, lets those go on that have what they wait for, and puts the
     /// one to run first. False when none can.
-    fn choose(&mut self, turn: bool) -> bool {
+    fn choose(&mut self, turn: bool, code: &[Instruction]) -> bool {
         self.meet();
         self.settle();
         let runs = |g: &Group| g.wait == Wait::No;
         let best = if turn {
             (0..self.groups.len()).filter(|&k| runs(&self.groups[k])).min_by_key(|&k| self.groups[k].last_run)
         } else {
-            (0..self.groups.len())
-                .filter(|&k| runs(&self.groups[k]))
-                .min_by_key(|&k| (usize::MAX - self.groups[k].stack.len(), self.groups[k].pc))
+            (0..self.groups.len()).filter(|&k| runs(&self.groups[k])).min_by_key(|&k| {
+                let g = &self.groups[k];
+                // Who only has to leave does so first: it is not to be waited for.
+                let leaves =
+                    matches!(&code[g.pc as usize], i if matches!(i.op, Op::Exit) && i.guard.is_none());
+                (!leaves, usize::MAX - g.stack.len(), g.pc)
+            })
         };
         let Some(k) = best else { return false };
         self.groups.swap(0, k);
@@ -266,6 +289,7 @@ impl Warp {
                     let other = self.groups.swap_remove(j);
                     let g = &mut self.groups[k];
                     g.mask |= other.mask;
+                    g.waited |= other.waited;
                     if let (Wait::Lanes(x), Wait::Lanes(y)) = (g.wait, other.wait) {
                         g.wait = Wait::Lanes(x | y);
                     }
@@ -332,7 +356,7 @@ impl Warp {
             }
             let forced = self.groups.iter().any(|g| g.last_run == u64::MAX);
             let turn = std::mem::take(&mut self.turn);
-            if !self.choose(turn) {
+            if !self.choose(turn, code) {
                 return Slice::Blocked;
             }
             // Another group may be met further down: stop there.
@@ -401,6 +425,10 @@ impl Warp {
         if self.products.watching {
             super::wgmma::watch(cx, self, i, m);
         }
+        let watched = i.watched && self.undefined.watching();
+        if watched && !i.guard.is_none() {
+            super::undefined::guard(cx, self, i, mask);
+        }
         let run = match &i.op {
             Op::Int1(..)
             | Op::Int2(..)
@@ -434,6 +462,9 @@ impl Warp {
             | Op::PredNot => select::RUN[version],
             _ => return self.step_other(cx, code, constants, i, pc, mask, m, forced),
         };
+        if watched {
+            super::undefined::watch(cx, self, constants, i, m);
+        }
         let approx = cx.launch.options.approximation;
         let salt = cx.worker.issued;
         let mut view = self.view(constants);
@@ -468,6 +499,9 @@ impl Warp {
                 return self.split(&[(*target, m)], mask & !m, pc);
             }
             Op::BranchIndexed(targets) => {
+                if i.watched && self.undefined.watching() {
+                    super::undefined::watch(cx, self, constants, i, m);
+                }
                 let index = self.view(constants).read32(i.s[0]);
                 let mut ways: Vec<(u32, u32)> = Vec::new();
                 for l in lanes(m) {
@@ -494,6 +528,9 @@ impl Warp {
                     self.groups[0].pc = pc + 1;
                     return Go::On;
                 }
+                if i.watched && self.undefined.watching() {
+                    super::undefined::watch(cx, self, constants, i, m);
+                }
                 return self.call(cx, constants, i, call, pc, m);
             }
             _ => {}
@@ -502,6 +539,7 @@ impl Warp {
             self.groups[0].pc = pc + 1;
             return Go::On;
         }
+        let watched = i.watched && self.undefined.watching();
         let need = match i.op.convergence(i) {
             Convergence::Free => 0,
             Convergence::Whole => self.live,
@@ -514,8 +552,17 @@ impl Warp {
         if missing != 0 && !forced && self.groups.len() > 1 && missing & !mask != 0 {
             // Others may still come here; those of this group that the guard holds back never will.
             self.groups[0].wait = Wait::Lanes(need & !(mask & !m));
+            self.groups[0].waited |= missing;
             return Go::Changed;
         }
+        // Those that left before are excused, except where the manual wants the whole warp; those that passed by and
+        // left are not.
+        let left = match i.op {
+            Op::Bar { aligned: true, .. } => self.started & !self.live,
+            Op::Tensor(_) => !self.live,
+            _ => std::mem::take(&mut self.groups[0].waited) & need & !self.live,
+        };
+        let missing = missing | left & !m;
         if missing != 0 {
             let kind =
                 if matches!(i.op, Op::Bar { .. }) { FindingKind::Barrier } else { FindingKind::Shuffle };
@@ -525,6 +572,9 @@ impl Warp {
         }
         if forced {
             self.groups[0].last_run = self.ran;
+        }
+        if watched {
+            super::undefined::watch(cx, self, constants, i, m);
         }
         // What a waiting instruction leaves behind must already stand at the next one.
         self.groups[0].pc = pc + 1;
@@ -545,11 +595,16 @@ impl Warp {
             Op::Copy(op) => copy::run(op, cx, self, constants, i, m),
             Op::Nanosleep => Flow::Yield,
             Op::Trap => {
-                cx.report(self, i, m.trailing_zeros(), FindingKind::Trap, None, || "trap".into());
+                cx.report(self, i, m.trailing_zeros(), FindingKind::Trap, None, || {
+                    "the kernel executes 'trap'".into()
+                });
                 Flow::Wait
             }
             _ => access::run(cx, self, constants, i, m),
         };
+        if watched && let Op::Store(a) = &i.op {
+            super::undefined::stored(self, constants, i, m, a);
+        }
         if cx.launch.abort.load(std::sync::atomic::Ordering::Relaxed) {
             return Go::Changed;
         }
@@ -662,6 +717,12 @@ impl Warp {
             self.preds.resize((base[1] + f.preds) as usize, 0);
         }
         self.grow_local(local_end);
+        if self.undefined.watching() {
+            self.undefined.begin([base[0], base[1]], f, m);
+            for l in lanes(m) {
+                self.mark_local(l as u32, u64::from(base[2]), u64::from(f.local_bytes), false);
+            }
+        }
         for l in lanes(m) {
             for (from, to) in call.args.iter().zip(&f.params) {
                 self.copy_local(l, local + from.0, base[2] + to.offset, from.1.min(to.bytes));
@@ -690,6 +751,7 @@ impl Warp {
         let at = lane as u64 * self.local_stride;
         let (from, to) = ((at + u64::from(from)) as usize, (at + u64::from(to)) as usize);
         self.local.copy_within(from..from + bytes as usize, to);
+        self.copy_marks(from, to, bytes as usize);
     }
 
     fn return_from(&mut self, cx: &mut Cx, code: &[Instruction], i: &Instruction, pc: u32, m: u32) -> Go {

@@ -2,14 +2,14 @@
 
 use super::host::{Change, HostMutant, Rig};
 use super::ptx::{self, PtxMutant};
-use super::table::{Outcome, Table};
-use super::{Caught, Kind, kind_name};
-use crate::check::FindingKind;
+use super::table::{NOT_RUN, Outcome, SURVIVOR, Table};
+use super::{Caught, Kind};
 use crate::decode::Module;
 use crate::device::Options;
 use crate::error::ModuleError;
 use crate::gpu::Gpu;
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
@@ -51,8 +51,21 @@ pub struct Campaign {
     pub only: String,
     /// Run every n-th mutant only.
     pub every: usize,
+    /// Whether to look on once something was found.
+    pub depth: Depth,
     /// No new mutant is begun after this long; those left are counted as not run.
     pub budget: Duration,
+}
+
+/// How much is asked of each mutant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// What finds it first.
+    First,
+    /// All that finds it: it is run through all cases, and again with the checks off that spoke, until nothing new speaks. A check
+    /// does not change what a kernel does, only where it ends, so each would find the mutant with all others off. (What lies out of
+    /// bounds is never touched, check or no check: such a read gives 0.)
+    All,
 }
 
 /// A mutant of either kind.
@@ -110,6 +123,19 @@ fn trial(case: &Case, rig: &Arc<Rig>) -> Result<(), Caught> {
     })
 }
 
+/// A case under a setting, as it goes with nothing broken.
+struct Whole {
+    case: usize,
+    setting: usize,
+    /// The lines that a launch of the subject's kernel issues.
+    lines: HashSet<u32>,
+    /// Warp instructions after which a launch counts as hung.
+    budget: u64,
+}
+
+/// What finds a mutant: the case, and what it said; the first of each detector, in the order in which they came.
+type Found = Vec<(usize, Caught)>;
+
 impl Campaign {
     fn rig(&self, setting: &Options) -> Rig {
         let options = Options { threads: 1, ..setting.clone() };
@@ -118,27 +144,27 @@ impl Campaign {
 
     /// Runs every mutant of the subject: of its PTX, then of the host code of its first cases.
     ///
-    /// With `without`, only those mutants are run that in `before` were found by that check alone: what another check, a result
-    /// or a hang found is found without it too.
+    /// A mutant is run through all cases under the first setting, then under the next. A case that never comes to the line that
+    /// is broken is left out: it would go as it goes with nothing broken.
     ///
     /// # Errors
     /// When the PTX is refused, or the subject fails with nothing broken.
-    pub fn run(&self, subject: &Subject, without: Option<(&str, &Table)>) -> Result<Table, CampaignError> {
+    pub fn run(&self, subject: &Subject) -> Result<Table, CampaignError> {
         let begun = Instant::now();
         let text = ptx::isolate(subject.ptx, subject.kernel)?;
-        let whole = Module::parse(&text)?;
-        // Nothing broken: must pass, and says how long a right run takes and what the host does.
-        let mut budget = 0;
+        let module = Module::parse(&text)?;
         let mut host = Vec::new();
-        for (index, case) in subject.cases.iter().enumerate() {
-            for (n, setting) in self.settings.iter().enumerate() {
-                let rig = Arc::new(self.rig(setting).broken(Some(whole.clone()), None, u64::MAX));
+        let mut plan = Vec::new();
+        for (n, setting) in self.settings.iter().enumerate() {
+            for (index, case) in subject.cases.iter().enumerate() {
+                let rig = Arc::new(self.rig(setting).broken(Some(module.clone()), None, u64::MAX));
                 trial(case, &rig).map_err(|caught| CampaignError::Broken {
                     kernel: subject.kernel.into(),
                     case: case.name.into(),
                     caught: caught.to_string(),
                 })?;
-                budget = budget.max(rig.most_issues());
+                let budget = 8 * rig.most_issues() + 100_000;
+                plan.push(Whole { case: index, setting: n, lines: rig.lines(subject.kernel), budget });
                 if n == 0 && index < subject.host_cases {
                     host.extend(rig.mutants(case.name).into_iter().map(|m| Mutant::Host(index, m)));
                 }
@@ -147,23 +173,6 @@ impl Campaign {
         let mut list: Vec<Mutant> =
             ptx::mutants(&text, |f| f == subject.kernel)?.into_iter().map(Mutant::Ptx).collect();
         list.extend(host);
-        let settings: Vec<Options> = match without {
-            None => self.settings.clone(),
-            Some((check, before)) => {
-                list.retain(|m| before.only_found_by(m.id(), check));
-                let off = |o: &Options| {
-                    let mut o = o.clone();
-                    if !o.checks.set(check, false) {
-                        return Err(CampaignError::NoSuchCheck(check.to_owned()));
-                    }
-                    if check == "race" {
-                        o.checks.set("lane-race", false);
-                    }
-                    Ok(o)
-                };
-                self.settings.iter().map(off).collect::<Result<_, _>>()?
-            }
-        };
         list.retain(|m| m.id().contains(&self.only));
         let list: Vec<Mutant> = list.into_iter().step_by(self.every.max(1)).collect();
         let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -171,12 +180,9 @@ impl Campaign {
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(mutant) = list.get(at) else { return };
-                let result = if begun.elapsed() > self.budget {
-                    None
-                } else {
-                    Some(self.judge(subject, &text, &whole, mutant, &settings, 8 * budget + 500_000))
-                };
-                let outcome = mutant.outcome(result);
+                let in_time = begun.elapsed() <= self.budget;
+                let found = in_time.then(|| self.judge(subject, &text, &module, mutant, &plan));
+                let outcome = mutant.outcome(subject, found);
                 outcomes.lock().unwrap_or_else(|e| e.into_inner()).push((at, outcome));
             }
         };
@@ -188,33 +194,53 @@ impl Campaign {
         Ok(Table { outcomes: outcomes.into_iter().map(|o| o.1).collect() })
     }
 
-    /// What finds a mutant first; `Ok` when nothing does.
-    fn judge(
-        &self,
-        subject: &Subject,
-        text: &str,
-        whole: &Module,
-        mutant: &Mutant,
-        settings: &[Options],
-        budget: u64,
-    ) -> Result<(), Caught> {
-        let (module, change, only): (Module, Option<Change>, Option<usize>) = match mutant {
+    fn judge(&self, subject: &Subject, text: &str, whole: &Module, mutant: &Mutant, plan: &[Whole]) -> Found {
+        let (module, change): (Module, Option<Change>) = match mutant {
             Mutant::Ptx(m) => match Module::parse(&m.apply(text)) {
-                Ok(module) => (module, None, None),
-                Err(e) => return Err(e.into()),
+                Ok(module) => (module, None),
+                Err(e) => return vec![(0, e.into())],
             },
-            Mutant::Host(case, m) => (whole.clone(), Some(m.change.clone()), Some(*case)),
+            Mutant::Host(_, m) => (whole.clone(), Some(m.change.clone())),
         };
-        for (index, case) in subject.cases.iter().enumerate() {
-            if only.is_some_and(|only| only != index) {
-                continue;
-            }
-            for setting in settings {
-                let rig = Arc::new(self.rig(setting).broken(Some(module.clone()), change.clone(), budget));
-                trial(case, &rig)?;
+        // A declaration has no instruction that could be counted.
+        let line = match mutant {
+            Mutant::Ptx(m) if whole.0.code.iter().any(|i| i.line == m.line) => Some(m.line),
+            _ => None,
+        };
+        let concerns = |w: &&Whole| match mutant {
+            Mutant::Ptx(_) => line.is_none_or(|line| w.lines.contains(&line)),
+            Mutant::Host(case, _) => *case == w.case,
+        };
+        let mut found = Found::new();
+        let mut off: Vec<&str> = Vec::new();
+        for w in plan.iter().filter(concerns) {
+            loop {
+                let mut setting = self.settings[w.setting].clone();
+                for check in &off {
+                    setting.checks.set_detector(check, false);
+                }
+                let rig = self.rig(&setting).broken(Some(module.clone()), change.clone(), w.budget);
+                let Err(caught) = trial(&subject.cases[w.case], &Arc::new(rig)) else { break };
+                // A deadlock or a trap is always reported, a wrong result stays one.
+                let mut checks: Vec<&str> = match &caught {
+                    Caught::Findings(checks, _) => checks.clone(),
+                    _ => vec![],
+                };
+                checks.retain(|check| setting.checks.set_detector(check, false) && !off.contains(check));
+                if found.iter().all(|(_, before)| before.detector() != caught.detector()) {
+                    found.push((w.case, caught));
+                }
+                if self.depth == Depth::First {
+                    return found;
+                }
+                // Once more without the checks that spoke.
+                if checks.is_empty() {
+                    break;
+                }
+                off.extend(checks);
             }
         }
-        Ok(())
+        found
     }
 }
 
@@ -226,26 +252,37 @@ impl Mutant {
         }
     }
 
-    fn outcome(&self, result: Option<Result<(), Caught>>) -> Outcome {
+    /// `None` for one that was not run.
+    fn outcome(&self, subject: &Subject, found: Option<Found>) -> Outcome {
         let (kind, line, change): (Kind, Option<u32>, String) = match self {
             Mutant::Ptx(m) if m.becomes.is_empty() => (m.kind, Some(m.line), format!("{} removed", m.was)),
             Mutant::Ptx(m) => (m.kind, Some(m.line), format!("{} -> {}", m.was, m.becomes)),
             Mutant::Host(_, m) => (m.kind, None, m.message.clone()),
         };
         let change = change.split_whitespace().collect::<Vec<_>>().join(" ");
-        let (detector, findings, message) = match &result {
-            None => ("not run".into(), vec![], String::new()),
-            Some(Ok(())) => ("survivor".into(), vec![], String::new()),
-            Some(Err(caught)) => {
-                let kinds: &[FindingKind] = match caught {
-                    Caught::Findings(kinds, _) => kinds,
-                    _ => &[],
-                };
-                let first = caught.to_string().lines().next().unwrap_or("").to_owned();
-                (caught.detector(), kinds.iter().map(|k| kind_name(*k)).collect(), first)
+        let id = self.id().to_owned();
+        let none = if found.is_some() { SURVIVOR } else { NOT_RUN };
+        let found = found.unwrap_or_default();
+        let mut detectors: Vec<String> = Vec::new();
+        for (_, caught) in &found {
+            match caught {
+                Caught::Findings(checks, _) => detectors.extend(checks.iter().map(|c| (*c).to_owned())),
+                _ => detectors.push(caught.detector()),
+            }
+        }
+        let mut seen = HashSet::new();
+        detectors.retain(|d| seen.insert(d.clone()));
+        let (detector, message) = match found.first() {
+            None => (none.into(), String::new()),
+            Some((case, caught)) => {
+                let case = if matches!(self, Mutant::Ptx(_)) { subject.cases[*case].name } else { "" };
+                let text = caught.to_string();
+                let line = text.lines().next().unwrap_or("");
+                let colon = if case.is_empty() { "" } else { ": " };
+                (caught.detector(), format!("{case}{colon}{line}"))
             }
         };
-        Outcome { id: self.id().to_owned(), kind, line, change, detector, findings, message }
+        Outcome { id, kind, line, change, detector, findings: detectors, message }
     }
 }
 
@@ -265,7 +302,7 @@ pub enum CampaignError {
         /// What it found.
         caught: String,
     },
-    /// Not one of [`crate::Checks::NAMES`].
-    #[error("there is no check '{0}'")]
-    NoSuchCheck(String),
+    /// A program that cannot be started, or is wrong with nothing broken.
+    #[error("{0}")]
+    Program(String),
 }

@@ -10,6 +10,7 @@ use crate::device::{Device, Options};
 use crate::gpu::Gpu;
 use crate::launch::{LaunchConfig, Progress};
 use serde::Serialize;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Something broken in host code. Buffers and launches are counted from 0 within one test.
@@ -70,6 +71,8 @@ struct Log {
     buffers: Vec<(u64, u64)>,
     launches: Vec<LoggedLaunch>,
     most_issues: u64,
+    /// Kernel and line of each instruction that was issued.
+    lines: HashMap<String, HashSet<u32>>,
 }
 
 /// A device whose host code may be broken in one place.
@@ -84,7 +87,7 @@ pub struct Rig {
 }
 
 /// Warp instructions between looks at whether a launch should end.
-const STRIDE: u64 = 200_000;
+const STRIDE: u64 = 16_384;
 
 impl Rig {
     /// A device with nothing broken.
@@ -124,6 +127,11 @@ impl Rig {
     /// The most warp instructions that a launch has taken.
     pub fn most_issues(&self) -> u64 {
         self.log().most_issues
+    }
+
+    /// The lines of a kernel that were issued by launches that ended.
+    pub fn lines(&self, kernel: &str) -> HashSet<u32> {
+        self.log().lines.get(kernel).cloned().unwrap_or_default()
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -204,10 +212,11 @@ impl Rig {
         }
         let loaded = self.device.load(module)?;
         let mut launch = self.device.prepare(&loaded, kernel, &config, &arguments)?;
-        let mut done = 0;
-        if self.budget == u64::MAX {
+        let mut done: u64 = 0;
+        if self.module.is_none() {
             launch.run(self.device.options().threads);
         } else {
+            // Step by step with nothing broken too, so that blocks take turns alike.
             while launch.step(STRIDE) == Progress::Running && !launch.has_findings() {
                 done += STRIDE;
                 if done > self.budget {
@@ -219,6 +228,7 @@ impl Rig {
         self.device.unload(&loaded);
         let mut log = self.log();
         log.most_issues = log.most_issues.max(report.issues());
+        log.lines.entry(kernel.to_owned()).or_default().extend(report.counters.iter().map(|c| c.line));
         drop(log);
         match Caught::from_report(&report) {
             Some(caught) => Err(caught),

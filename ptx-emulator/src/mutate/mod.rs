@@ -3,20 +3,21 @@
 //! A check that never fires proves nothing. So a kernel that is right is broken on purpose, one place at a time: each
 //! barrier, wait, fence, swizzle, bound, stride, shuffle mask and predicate of its PTX ([`ptx`]), and each buffer,
 //! argument and launch of its host code ([`host`]). The tests are run on every such mutant under several settings of what
-//! a GPU leaves open ([`campaign`]), and a table says what found it: a check, a wrong result, a hang, a refusal, or nothing
-//! ([`table`]). What nothing finds is equivalent to the original, and somebody has to say in writing why.
+//! a GPU leaves open ([`campaign`]). A whole program is broken in its calls of the driver ([`program`]). A table says what
+//! found each: a check, a wrong result, a hang, a refusal, or nothing ([`table`]). What nothing finds is equivalent to the original, and somebody has to say in writing why.
 
 pub mod campaign;
 pub mod host;
+pub mod program;
 pub mod ptx;
 pub mod table;
 
-pub use campaign::{Campaign, Case, Subject};
+pub use campaign::{Campaign, Case, Depth, Subject};
 pub use host::{Change, HostMutant, Rig};
+pub use program::ProgramCampaign;
 pub use ptx::PtxMutant;
 pub use table::{Explained, Outcome, Table};
 
-use crate::check::FindingKind;
 use crate::counters::Report;
 use crate::error::{LaunchError, MemoryError, ModuleError};
 use serde::Serialize;
@@ -54,9 +55,24 @@ pub enum Kind {
     Argument,
     /// A launch is left out, or lacks its last blocks.
     Launch,
+    /// An event record, a wait or a synchronisation of a program is left out.
+    Order,
+    /// A record, a copy, a launch or a free of a program is in another stream.
+    Stream,
+    /// A copy or fill of a program is left out or halved.
+    Copy,
+    /// A node of a graph does not wait for one before it.
+    Dependency,
 }
 
 impl Kind {
+    /// The kind of this name, of those that are made in the calls of a program.
+    pub fn by_name(name: &str) -> Option<Kind> {
+        use Kind::{Argument, Copy, Dependency, Launch, Lifetime, Order, Size, Stream};
+        let all = [Argument, Copy, Dependency, Launch, Lifetime, Order, Size, Stream];
+        all.into_iter().find(|k| k.name() == name)
+    }
+
     /// The name in ids and tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -74,6 +90,10 @@ impl Kind {
             Kind::Lifetime => "lifetime",
             Kind::Argument => "argument",
             Kind::Launch => "launch",
+            Kind::Order => "order",
+            Kind::Stream => "stream",
+            Kind::Copy => "copy",
+            Kind::Dependency => "dependency",
         }
     }
 }
@@ -81,8 +101,8 @@ impl Kind {
 /// What found a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caught {
-    /// Findings of the emulator's checks.
-    Findings(Vec<FindingKind>, String),
+    /// Findings: the checks that made them, see [`Finding::detector`](crate::Finding::detector), and the report.
+    Findings(Vec<&'static str>, String),
     /// More instructions than a right run takes many times over.
     Hang,
     /// The module, the launch or a copy of the host was refused.
@@ -99,19 +119,19 @@ impl Caught {
         if report.findings.is_empty() {
             return None;
         }
-        let mut kinds = Vec::new();
+        let mut checks = Vec::new();
         for f in &report.findings {
-            if !kinds.contains(&f.kind) {
-                kinds.push(f.kind);
+            if !checks.contains(&f.detector()) {
+                checks.push(f.detector());
             }
         }
-        Some(Caught::Findings(kinds, report.to_text()))
+        Some(Caught::Findings(checks, report.to_text()))
     }
 
-    /// The column of the table: the name of the first finding's kind, or what else it was.
+    /// The column of the table: the check that made the first finding, or what else it was.
     pub fn detector(&self) -> String {
         match self {
-            Caught::Findings(kinds, _) => kind_name(kinds[0]),
+            Caught::Findings(checks, _) => checks[0].into(),
             Caught::Hang => "hang".into(),
             Caught::Refused(_) => "refused".into(),
             Caught::WrongResult(_) => "wrong result".into(),
@@ -148,10 +168,4 @@ impl From<MemoryError> for Caught {
     fn from(e: MemoryError) -> Caught {
         Caught::Refused(e.to_string())
     }
-}
-
-/// The name of a finding's kind as reports write it.
-pub fn kind_name(kind: FindingKind) -> String {
-    let value = serde_json::to_value(kind).ok();
-    value.as_ref().and_then(|v| v.as_str()).unwrap_or("?").to_owned()
 }

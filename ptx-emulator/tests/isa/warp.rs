@@ -81,7 +81,7 @@ fn shfl_of_part_of_a_warp() {
 fn a_lane_outside_the_mask_is_found() {
     for body in [
         "shfl.sync.bfly.b32 %r2, %r1, 1, 31, 0x7fffffff;",
-        "setp.lt.u32 %p0, %r0, 8; @!%p0 bra L; shfl.sync.idx.b32 %r2, %r1, 9, 31, 255; L:",
+        "setp.lt.u32 %p0, %r0, 8; @!%p0 bra L; shfl.sync.idx.b32 %r2, %r1, 9, 31, 255; st.global.u32 [%rd1], %r2; L:",
         "vote.sync.ballot.b32 %r2, %p0, 0x7fffffff;",
         "redux.sync.add.u32 %r2, %r1, 0x7fffffff;",
         "match.any.sync.b32 %r2, %r1, 0x7fffffff;",

@@ -5,7 +5,9 @@
 
 use crate::abi::{Handle, HostRange, In, Memcpy2D, Memcpy3D};
 use crate::driver::{Held, Outcome, thread_number};
+use crate::history::Clock;
 use crate::status::Status;
+use crate::stream::StreamKind;
 use crate::work::{Copy, Source, Target, Work, digest};
 use std::ffi::{c_uint, c_void};
 use std::sync::Arc;
@@ -21,6 +23,27 @@ fn host_may_write(d: &Held, range: HostRange) -> bool {
     d.streams.values().any(|s| s.busy || s.queue.iter().any(|op| writes(&op.work)))
 }
 
+/// A copy between two devices in a legacy default stream begins when all that either device was given before is done, and is done
+/// before anything that either is given later (CUDA programming guide, "Peer-to-Peer Memory Copy"). These are the legacy streams of the
+/// devices' contexts, but for its own, with which it must be ordered for that; none for any other copy.
+fn others_of_a_peer_copy(d: &Held, copy: &Copy, stream: Handle) -> Vec<Handle> {
+    let device = |context: Handle| d.contexts.get(&context).map(|c| c.device);
+    let owner = |at: u64| {
+        let (base, _) = d.device.memory().range_of(at)?;
+        d.owners.get(&base).and_then(|o| device(o.context))
+    };
+    let (Source::Device(from), Target::Device(to)) = (&copy.source, &copy.target) else { return Vec::new() };
+    let legacy = d.streams.get(&stream).is_some_and(|s| s.kind == StreamKind::Legacy);
+    match (owner(*from), owner(*to)) {
+        (Some(a), Some(b)) if legacy && a != b => {
+            let either =
+                d.contexts.values().filter(|c| (c.device == a || c.device == b) && c.error.is_none());
+            either.map(|c| c.legacy).filter(|other| *other != stream).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Submits a copy; with `wait`, runs it before the call returns.
 fn start(d: &mut Held, mut copy: Copy, stream: Handle, wait: bool) -> Outcome {
     d.current()?;
@@ -31,9 +54,17 @@ fn start(d: &mut Held, mut copy: Copy, stream: Handle, wait: bool) -> Outcome {
     let capturing = d.streams[&stream].capture.is_some();
     let pageable = matches!(copy.target, Target::Host(range) if d.pinned_at(range).is_none());
     let wait = wait || pageable && !capturing;
-    if copy.extent([1, 1]) == 0 {
+    if copy.extent([1, 1]) == 0 || d.leaves_out("copy") {
         return Ok(());
     }
+    copy.width = d.halved("copy", copy.width);
+    if let Source::Device(at) = copy.source {
+        copy.source = Source::Device(d.moved("the source", at));
+    }
+    if let Target::Device(at) = copy.target {
+        copy.target = Target::Device(d.moved("the target", at));
+    }
+    let stream = d.swapped(stream);
     for access in copy.accesses() {
         d.check_range(access.start, access.len)?;
     }
@@ -48,7 +79,19 @@ fn start(d: &mut Held, mut copy: Copy, stream: Handle, wait: bool) -> Outcome {
         };
     }
     let accesses = copy.accesses();
+    let others = if capturing { Vec::new() } else { others_of_a_peer_copy(d, &copy, stream) };
+    for &other in &others {
+        // All that the other device was given before.
+        let before = d.enqueue(other, Work::Nothing, Vec::new(), &Clock::new(), &[])?;
+        let clock = d.streams.get(&other).map(|s| s.clock.clone()).unwrap_or_default();
+        d.enqueue(stream, Work::Nothing, vec![(other, before)], &clock, &[])?;
+    }
     let seq = d.submit(stream, Work::Copy(copy), &accesses)?;
+    for other in others {
+        // And all that it is given later.
+        let clock = d.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default();
+        d.enqueue(other, Work::Nothing, vec![(stream, seq)], &clock, &[])?;
+    }
     if wait {
         let s = d.streams.get(&stream).ok_or(Status::INVALID_HANDLE)?;
         let (context, clock) = (s.context, s.clock.clone());
