@@ -1,6 +1,7 @@
 //! Starts the real program: what it does with the small model, and what it does with bad input.
 
 mod bad_input;
+mod complete;
 mod decode;
 mod encode;
 mod inspect;

@@ -18,6 +18,29 @@ pub enum GenerateError {
         /// Tokens of the context.
         context: usize,
     },
+    /// A text that the model was not made for.
+    #[error("a text of {length} ids: the model was made for at most {context}")]
+    TextTooLong {
+        /// Ids of the text.
+        length: usize,
+        /// Positions of the model.
+        context: usize,
+    },
+    /// A position that the model does not have.
+    #[error("position_ids: {position} at {at}: expected 0..{most}")]
+    Position {
+        /// The position.
+        position: i64,
+        /// Where it stands in its text.
+        at: usize,
+        /// Positions of the model.
+        most: usize,
+    },
+    /// A mask for a model with sliding windows.
+    #[error(
+        "attention_mask hides ids, which is not supported together with sliding windows: run texts of each length by themselves"
+    )]
+    WindowedMask,
     /// An id that the model does not have.
     #[error("id {id} at position {position}: expected 0..{vocabulary}")]
     Id {

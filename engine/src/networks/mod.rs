@@ -8,6 +8,7 @@ mod causal;
 mod clip;
 mod diffusion;
 mod error;
+mod notes;
 mod runner;
 mod selftok;
 mod tensors;
@@ -22,7 +23,9 @@ pub use tensors::{NamedTensor, NamedTensors, Values};
 use crate::{Device, Error};
 use runner::Cache;
 use selftok_graph::Graph;
-use selftok_loader::{DTypeClass, Error as LoaderError, Expected, Pattern, TensorSource, check, read_json};
+use selftok_loader::{
+    DTypeClass, Error as LoaderError, Expected, Pattern, TensorSource, check, from_json, read_json,
+};
 use std::path::{Path, PathBuf};
 
 /// What a row of the registry opens.
@@ -46,8 +49,7 @@ impl Folder<'_> {
     /// # Errors
     /// If a field is missing or of the wrong type.
     pub fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
-        T::deserialize(self.config)
-            .map_err(|error| LoaderError::config(&self.config_path(), error.to_string()).into())
+        Ok(from_json(&self.config_path(), self.config)?)
     }
 }
 
@@ -63,6 +65,7 @@ pub const REGISTRY: &[(&str, Open)] = &[
     ("clip_text_model", clip::open_text),
     ("clip_vision_model", clip::open_vision),
     ("dinov2", vision::open_dinov2),
+    ("dinov2_with_registers", vision::open_dinov2),
     ("gpt2", causal::open),
     ("llama", causal::open),
     ("mistral", causal::open),
@@ -126,6 +129,16 @@ impl Network {
     /// What it takes, as messages say it.
     pub fn signature(&self) -> &str {
         self.architecture.signature()
+    }
+
+    /// Names among these tensors that [`Network::run`] would refuse, though nothing of the network seems to be meant by them:
+    /// what a recording holds beside inputs and results.
+    pub fn notes<'a>(&self, tensors: &'a NamedTensors) -> Vec<&'a str> {
+        let known = |name: &str| {
+            self.architecture.inputs().contains(&name) || self.architecture.outputs().contains(&name)
+        };
+        let names = tensors.iter().map(|(name, _)| name.as_str());
+        names.filter(|name| !known(name) && notes::is_note(name, self.architecture.inputs())).collect()
     }
 
     /// One run. Compiles first where inputs of these shapes were not met lately.

@@ -245,6 +245,12 @@ fn from_eight(bits: u32, ty: Type) -> f64 {
     if bits & 0x80 != 0 { -x } else { x }
 }
 
+/// The value of an 8-bit float.
+pub fn eight_bit_value(ty: Type, byte: u8) -> f32 {
+    let pair = if ty == Type::E4m3 { Type::E4m3x2 } else { Type::E5m2x2 };
+    from_eight(u32::from(byte), pair) as f32
+}
+
 fn eight_bits(c: Convert, x: u64) -> u64 {
     let relu = |x: f64| if c.relu && x < 0.0 { 0.0 } else { x };
     let x = x as u32;
