@@ -4,10 +4,19 @@ use selftok::networks::{NamedTensors, Values};
 use selftok::solvers::{SampleOptions, Sampler, Solver};
 use selftok::{CpuOptions, Device};
 use selftok_kernels_cpu::Isa;
-use selftok_workspace::{Array, Golden, assert_within_f32, path};
+use selftok_workspace::{Array, Golden, assert_close, path};
+
+/// A noise-predicting network's solvers.
+const TOLERANCE: f64 = 1e-4;
+
+/// Eight steps of `sd3`, whose attention scores reach 1,700. Torch in f64 is 0.8e-4 from the golden sample; torch in f32 with the
+/// inputs of every linear layer in another order, 24 orders, 0.8e-4 to 26e-4, median 4.6e-4; the engine 6e-4 to 17e-4, by the
+/// instruction set.
+const TOLERANCE_SD3: f64 = 2e-3;
 
 /// The first picture of a golden recording, sampled on every engine.
 fn judge(case: &str, conditions: &[&str], solver: Solver, guidance: f64, expected: &str) {
+    let tolerance = if case == "sd3" { TOLERANCE_SD3 } else { TOLERANCE };
     let io = Golden::open(&format!("tests/golden/models/{case}/io.safetensors"));
     let mut inputs = NamedTensors::new();
     for name in conditions.iter().chain(&["sample"]) {
@@ -24,7 +33,7 @@ fn judge(case: &str, conditions: &[&str], solver: Solver, guidance: f64, expecte
         for _ in 0..2 {
             let out = sampler.sample(&inputs, options, None, None).unwrap();
             let out = Array::from_f32(&out.get("out").unwrap().shape, out.f32("out").unwrap());
-            assert_within_f32(&format!("{case} {solver:?} {isa:?}"), &out, &io.get(expected));
+            assert_close(&format!("{case} {solver:?} {isa:?}"), &out, &io.get(expected), tolerance);
         }
     }
 }

@@ -10,7 +10,8 @@ Transformers' Llama runs in float32, greedy, 64 new ids; ids that end a text do 
 Beside each id stands its log-probability and the gap to the runner-up: where the gap is below rounding (about 1e-4 at
 these logits), either id would be right, and the test says so instead of choosing. Text goes through the `tokenizers`
 library, set up as the model's publishers did (single digits, then byte-level BPE), from the file's vocabulary and merges.
-Twelve more texts, awkward ones, are tokenised only.
+Twelve more texts, awkward ones, are tokenised only. And there is the perplexity of `alice.txt` beside the golden file, the
+opening of Lewis Carroll's novel of 1865.
 """
 
 import json
@@ -126,6 +127,12 @@ def greedy(model, prompt):
     return new, probabilities, gaps
 
 
+@torch.no_grad()
+def perplexity(model, ids):
+    logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].double()
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:])).exp().item()
+
+
 def main():
     torch.set_num_threads(1)
     reader = gguf.GGUFReader(FILE)
@@ -136,12 +143,14 @@ def main():
         new, probabilities, gaps = greedy(model, ids)
         cases.append(dict(prompt=prompt, ids=ids, new=new, log_probabilities=probabilities, gaps=gaps))
         print(f"{min(gaps):.5f} {prompt!r} {text.decode(new, skip_special_tokens=True)!r}")
+    alice = text.encode((GOLDEN.parent / "alice.txt").read_text()).ids
+    alice = json.dumps(dict(tokens=len(alice), perplexity=perplexity(model, alice)))
     texts = [dict(text=t, ids=text.encode(t).ids) for t in TEXTS]
     versions = {m.__name__: m.__version__ for m in (torch, transformers)}
     GOLDEN.parent.mkdir(parents=True, exist_ok=True)
     lines = lambda items: ",\n".join("  " + json.dumps(item, ensure_ascii=False) for item in items)
     made = json.dumps({"file": FILE.name, **versions})
-    GOLDEN.write_text(f'{{"made_by": {made},\n "prompts": [\n{lines(cases)}\n ],\n "texts": [\n{lines(texts)}\n ]}}\n')
+    GOLDEN.write_text(f'{{"made_by": {made},\n "alice": {alice},\n "prompts": [\n{lines(cases)}\n ],\n "texts": [\n{lines(texts)}\n ]}}\n')
 
 
 if __name__ == "__main__":

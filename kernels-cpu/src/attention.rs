@@ -13,10 +13,12 @@
 //! * **Registers.** `S = Q K^T` and `O += P V` are the same loop: 8 rows x 2 vectors = 16 accumulators on AVX-512
 //!   (6 x 2 on AVX2), each step 8 broadcasts and 2 loads for 16 FMAs: under the two loads a cycle, and long
 //!   enough to hide an FMA's latency of 4. 12 x 2 was no faster, 64 keys a tile 4 % slower, 256 keys no faster.
-//! * **Softmax.** Eight rows of scores (4 KiB) stay in L1 between the two products. The factor
-//!   `scale * log2(e)` is folded into the packed queries, so that a probability is `2^(s - m)`: one
-//!   polynomial of degree 6, no multiplication in the range reduction. It costs about 20 operations per 16 scores
-//!   against `2 D` FMAs. The output is rescaled by `2^(m_old - m_new)` when it is loaded, which is free.
+//! * **Softmax.** Eight rows of scores (4 KiB) stay in L1 between the two products. A probability is
+//!   `2^((s - m) f)` with the factor `f = scale * log2(e)`: one polynomial of degree 6, no multiplication in the range
+//!   reduction. It costs about 21 operations per 16 scores against `2 D` FMAs. The factor goes on the difference and
+//!   not into the packed queries, which would save that multiplication: scores of 1,700, which untrained networks
+//!   have, then come out four times less exact, for each query is rounded once more and their sums are too.
+//!   The output is rescaled by `2^((m_old - m_new) f)` when it is loaded, which is free.
 //!
 //! With few rows (decoding), packing would cost more than it saves: keys are then read in place, row by row
 //! as dot products, and memory bandwidth is the bound.
@@ -98,7 +100,7 @@ pub struct Attention {
     pub kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Factor on the scores.
+    /// Factor on the scores; positive.
     pub scale: f32,
     /// What is hidden.
     pub mask: Mask,
@@ -316,18 +318,17 @@ impl Block<'_> {
         }
     }
 
-    /// Packs the queries, scaled, and clears the outputs and the running maxima and sums.
+    /// Packs the queries and clears the outputs and the running maxima and sums.
     #[inline(always)]
     unsafe fn start<V: Simd>(&self) {
         let a = self.args;
         // SAFETY: rows < block_rows, and the arrays have that many rows of `padded`.
         unsafe {
-            let factor = V::new(a.scale * std::f32::consts::LOG2_E);
             for r in 0..self.rows {
                 let from = a.q.add(self.offset(a.q_strides, r));
                 each_vector!(V, a.head_dim, |i, n| {
                     let x: V = load(from.add(i), n);
-                    x.mul(factor).store(self.q.add(r * self.padded + i));
+                    x.store(self.q.add(r * self.padded + i));
                     V::new(0.0).store(self.o.add(r * self.padded + i));
                 });
                 *self.max.add(r) = f32::NEG_INFINITY;
@@ -481,6 +482,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn softmax<V: Simd, const R: usize>(&self, r: usize, key0: usize, width: usize) -> [f32; R] {
         let lanes = V::LANES;
+        let exponent = (f64::from(self.args.scale) * std::f64::consts::LOG2_E) as f32;
         let mut factors = [1.0; R];
         // SAFETY: `width` is at most TILE_KEYS, a whole number of vectors.
         unsafe {
@@ -500,12 +502,12 @@ impl Block<'_> {
                 let base = V::new(if new == f32::NEG_INFINITY { 0.0 } else { new });
                 let mut sum = V::new(0.0);
                 for j in (0..width).step_by(lanes) {
-                    let x = exp2(V::load(p.add(j)).sub(base));
+                    let x = exp2(V::load(p.add(j)).sub(base).mul(base.splat(exponent)));
                     sum = sum.add(x);
                     x.store(p.add(j));
                 }
                 if new > old {
-                    *factor = if old == f32::NEG_INFINITY { 0.0 } else { (old - new).exp2() };
+                    *factor = if old == f32::NEG_INFINITY { 0.0 } else { ((old - new) * exponent).exp2() };
                     *self.max.add(r + i) = new;
                 }
                 let total = self.sum.add(r + i);

@@ -6,10 +6,11 @@
 
 mod stand_in;
 
-use std::process::Command;
+use std::ffi::OsStr;
+use std::process::{Command, ExitStatus};
 use std::thread;
 
-use stand_in::StandIn;
+use ptx_emulator::stand_in::StandIn;
 
 const GPUS: [&str; 4] = ["a100", "rtx4090", "h100", "rtx5090"];
 
@@ -20,17 +21,34 @@ const OPEN: [[&str; 3]; 3] = [
     ["random:5", "random:11", "pairwise"],
 ];
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_selftok-kernels-cuda");
+
 fn prove() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_selftok-kernels-cuda"));
+    let mut command = Command::new(PROGRAM);
     command.arg("prove");
     command
+}
+
+/// What the program left behind on the stand-in.
+struct Ran {
+    status: ExitStatus,
+    text: String,
+    report: serde_json::Value,
+}
+
+fn emulated(words: &[&str], variables: &[(&str, &str)]) -> Ran {
+    let stand_in = StandIn::new(&stand_in::library()).unwrap();
+    let mut command = stand_in.command(OsStr::new(PROGRAM));
+    let output = command.arg("prove").args(words).envs(variables.iter().copied()).output().unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Ran { status: output.status, text, report: stand_in.report() }
 }
 
 /// Proves every kernel on an emulated GPU; the seed says which stream moves when.
 fn proved(gpu: &str, [order, approximation, accumulation]: [&str; 3], seed: usize) {
     let seed = seed.to_string();
-    let ran = StandIn::new().run(
-        prove(),
+    let ran = emulated(
+        &[],
         &[
             ("PTX_EMULATOR_GPU", gpu),
             ("PTX_EMULATOR_ORDER", order),
@@ -109,9 +127,7 @@ fn wrong_usage_is_told() {
 
 #[test]
 fn a_device_that_is_not_there_is_an_error() {
-    let mut command = prove();
-    command.args(["--device", "3"]);
-    let ran = StandIn::new().run(command, &[]);
+    let ran = emulated(&["--device", "3"], &[]);
     assert_eq!(ran.status.code(), Some(1), "{}", ran.text);
     assert!(ran.text.contains("CUDA_ERROR_INVALID_DEVICE"), "{}", ran.text);
 }

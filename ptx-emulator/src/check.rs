@@ -36,22 +36,6 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
-    /// The check that reports it, by its name in [`Checks::NAMES`]; none where it cannot be turned off.
-    pub fn check(self) -> Option<&'static str> {
-        match self {
-            FindingKind::Bounds | FindingKind::ReadOnly => Some("bounds"),
-            FindingKind::Freed => Some("freed"),
-            FindingKind::Misaligned => Some("misaligned"),
-            FindingKind::Uninitialised => Some("uninitialised"),
-            FindingKind::InFlight => Some("in-flight"),
-            FindingKind::Race => Some("race"),
-            FindingKind::Barrier => Some("barrier"),
-            FindingKind::Shuffle => Some("shuffle"),
-            FindingKind::Resource => Some("resource"),
-            FindingKind::Deadlock | FindingKind::Trap | FindingKind::Module => None,
-        }
-    }
-
     /// Whether a GPU would stop the kernel here, and with which error.
     pub fn fatal(self) -> Option<CudaError> {
         match self {
@@ -93,6 +77,29 @@ pub struct Finding {
     pub count: u64,
     /// The error a GPU would give, when it would stop the kernel.
     pub error: Option<CudaError>,
+}
+
+impl Finding {
+    /// What found it: the check's name in [`Checks::NAMES`], which is `race` for races of lanes too; `deadlock`, `trap` or
+    /// `module` for what cannot be turned off.
+    pub fn detector(&self) -> &'static str {
+        match self.kind {
+            FindingKind::Bounds | FindingKind::ReadOnly => "bounds",
+            FindingKind::Freed => "freed",
+            FindingKind::Misaligned => "misaligned",
+            // A register has no address.
+            FindingKind::Uninitialised if self.address.is_none() => "registers",
+            FindingKind::Uninitialised => "uninitialised",
+            FindingKind::InFlight => "in-flight",
+            FindingKind::Race => "race",
+            FindingKind::Barrier => "barrier",
+            FindingKind::Shuffle => "shuffle",
+            FindingKind::Resource => "resource",
+            FindingKind::Deadlock => "deadlock",
+            FindingKind::Trap => "trap",
+            FindingKind::Module => "module",
+        }
+    }
 }
 
 /// Which checks are on. All are, by default; each can be turned off alone.
@@ -167,6 +174,15 @@ impl Checks {
         "shuffle",
         "resource",
     ];
+
+    /// Turns one check on or off by what [`Finding::detector`] calls it; false when there is no such check.
+    pub fn set_detector(&mut self, name: &str, on: bool) -> bool {
+        // Races of lanes and of warps are one kind of finding.
+        if name == "race" {
+            self.lane_race = on;
+        }
+        self.set(name, on)
+    }
 
     /// Turns one check on or off by name; false when there is no such check.
     pub fn set(&mut self, name: &str, on: bool) -> bool {

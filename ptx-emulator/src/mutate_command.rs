@@ -17,7 +17,8 @@ use std::time::Duration;
 pub struct Mutate {
     #[command(flatten)]
     run: Run,
-    /// Turns a check off: bounds, freed, misaligned, uninitialised, in-flight, race, barrier, shuffle or resource.
+    /// Turns a check off: bounds, freed, misaligned, uninitialised, registers, in-flight, race, barrier,
+    /// shuffle or resource. May be given several times.
     #[arg(long)]
     without: Vec<String>,
     /// Leaves each mutant where the first check or result finds it, and does not ask what else would.
@@ -117,11 +118,10 @@ pub fn execute(mutate: &Mutate) -> Result<bool, String> {
     let mut settings = settings();
     for check in &mutate.without {
         for s in &mut settings {
-            if !s.checks.set(check, false) {
+            if !s.checks.set_detector(check, false) {
                 let names = Checks::NAMES.join(", ");
                 return Err(format!("--without {check}: there is no such check; the checks are {names}"));
             }
-            s.checks.lane_race &= check != "race";
         }
     }
     let campaign = Campaign {

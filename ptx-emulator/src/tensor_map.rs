@@ -6,6 +6,8 @@
 //! of dimensions 1 to 4; 12 the first four box dimensions, 16 bits each; 13 the fifth, then five element strides, 8
 //! bits each; 14 and 15 zero.
 
+use crate::types::Type;
+
 /// Marks an encoded map.
 const MAGIC: u64 = u64::from_le_bytes(*b"PTXTMAP1");
 
@@ -40,7 +42,29 @@ pub struct TensorMap {
 /// Bytes of an element, by data type.
 const ELEMENT_BYTES: [u8; 13] = [1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4];
 
+/// Types of an element, by data type.
+const ELEMENT: [Type; 13] = [
+    Type::U8,
+    Type::U16,
+    Type::U32,
+    Type::S32,
+    Type::U64,
+    Type::S64,
+    Type::F16,
+    Type::F32,
+    Type::F64,
+    Type::Bf16,
+    Type::F32,
+    Type::Tf32,
+    Type::Tf32,
+];
+
 impl TensorMap {
+    /// Type of an element.
+    pub fn element(&self) -> Type {
+        ELEMENT[self.data_type as usize % ELEMENT.len()]
+    }
+
     /// A map, judged by the rules of `cuTensorMapEncodeTiled` (CUDA driver API, "Tensor Map Object Management").
     /// `dims`, `box_dims` and `element_strides` have `rank` entries, `strides` (bytes, of dimensions 1 and up) one less.
     ///

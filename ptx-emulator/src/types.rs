@@ -26,6 +26,10 @@ pub enum Type {
     Tf32,
     F32,
     F64,
+    /// Elements of matrices only.
+    E4m3,
+    /// Elements of matrices only.
+    E5m2,
     E4m3x2,
     E5m2x2,
     Pred,
@@ -67,7 +71,7 @@ impl Type {
     pub fn bytes(self) -> u32 {
         use Type::*;
         match self {
-            B8 | U8 | S8 => 1,
+            B8 | U8 | S8 | E4m3 | E5m2 => 1,
             B16 | U16 | S16 | F16 | Bf16 | E4m3x2 | E5m2x2 => 2,
             B32 | U32 | S32 | F16x2 | Bf16x2 | Tf32 | F32 => 4,
             B64 | U64 | S64 | F64 => 8,

@@ -102,6 +102,11 @@ impl GemmKernels {
 pub trait Dot<V: Lanes> {
     /// Words of packed A in a unit.
     const A_WORDS: usize;
+    /// Units that are added up one after another before they join the sum of those before.
+    ///
+    /// Each addition rounds at the size of what it adds to, so the error of one long chain grows with its length, that of
+    /// short ones with the root of it. Shorter chains cost more: joining takes about as long as three units.
+    const CHAIN: usize;
     /// Adds the product of one unit of a row of A (at `a`) with one unit of each column (`b`).
     ///
     /// # Safety
@@ -118,6 +123,7 @@ pub struct F16Widened;
 
 impl<V: Lanes> Dot<V> for F32 {
     const A_WORDS: usize = 1;
+    const CHAIN: usize = 32;
     #[inline(always)]
     unsafe fn dot<const NV: usize>(a: *const f32, b: [V; NV], acc: [V; NV]) -> [V; NV] {
         // SAFETY: the caller vouches for the word and the instruction set.
@@ -132,6 +138,8 @@ impl<V: Lanes> Dot<V> for F32 {
 
 impl<V: Lanes> Dot<V> for Bf16Widened {
     const A_WORDS: usize = 2;
+    // The operands' own rounding is far above that of the sums.
+    const CHAIN: usize = A_WORDS;
     #[inline(always)]
     unsafe fn dot<const NV: usize>(a: *const f32, b: [V; NV], acc: [V; NV]) -> [V; NV] {
         // SAFETY: the caller vouches for the two words and the instruction set.
@@ -146,6 +154,8 @@ impl<V: Lanes> Dot<V> for Bf16Widened {
 
 impl<V: BlockLanes> Dot<V> for F16Widened {
     const A_WORDS: usize = 2;
+    // Pairs, so that a chain is as long as one of f32.
+    const CHAIN: usize = 16;
     #[inline(always)]
     unsafe fn dot<const NV: usize>(a: *const f32, b: [V; NV], acc: [V; NV]) -> [V; NV] {
         // SAFETY: the caller vouches for the two words and the instruction set.
@@ -174,25 +184,27 @@ pub unsafe fn tile<V: Lanes, D: Dot<V>, const MR: usize, const NV: usize, const 
 ) {
     // SAFETY: every offset stays within the three extents that the caller vouches for.
     unsafe {
-        let mut sum = [[V::new(0.0); NV]; MR];
-        for u in 0..units {
-            if AHEAD {
-                let line = (u >> ahead.shift) * ahead.stride + (u & ((1 << ahead.shift) - 1)) * 64;
-                super::prefetch(ahead.from.wrapping_add(line));
+        for from in (0..units).step_by(D::CHAIN) {
+            let mut sum = [[V::new(0.0); NV]; MR];
+            for u in from..units.min(from + D::CHAIN) {
+                if AHEAD {
+                    let line = (u >> ahead.shift) * ahead.stride + (u & ((1 << ahead.shift) - 1)) * 64;
+                    super::prefetch(ahead.from.wrapping_add(line));
+                }
+                let mut columns = [V::new(0.0); NV];
+                for (j, column) in columns.iter_mut().enumerate() {
+                    *column = V::load(b.add((u * NV + j) * V::LANES));
+                }
+                for (i, sum) in sum.iter_mut().enumerate() {
+                    *sum = D::dot(a.add(i * A_STRIDE + u * D::A_WORDS), columns, *sum);
+                }
             }
-            let mut columns = [V::new(0.0); NV];
-            for (j, column) in columns.iter_mut().enumerate() {
-                *column = V::load(b.add((u * NV + j) * V::LANES));
-            }
-            for (i, sum) in sum.iter_mut().enumerate() {
-                *sum = D::dot(a.add(i * A_STRIDE + u * D::A_WORDS), columns, *sum);
-            }
-        }
-        for (i, sum) in sum.iter().enumerate() {
-            for (j, sum) in sum.iter().enumerate() {
-                let to = acc.add((i * NV + j) * V::LANES);
-                let sum = if first { *sum } else { sum.add(V::load(to)) };
-                sum.store(to);
+            for (i, sum) in sum.iter().enumerate() {
+                for (j, sum) in sum.iter().enumerate() {
+                    let to = acc.add((i * NV + j) * V::LANES);
+                    let sum = if first && from == 0 { *sum } else { sum.add(V::load(to)) };
+                    sum.store(to);
+                }
             }
         }
     }

@@ -368,3 +368,44 @@ fn no_rows_are_no_tasks_and_zero_sizes_are_errors() {
     let huge = Linear::prepare(&LinearSpec { n: usize::MAX / 2, ..spec }, features).err();
     assert!(matches!(huge, Some(GemmError::Overflow { kernel: "linear", .. })));
 }
+
+/// Sums of positive products grow all the way, so every addition rounds at the size of what is there so far. Added up one
+/// after another, 512 of them are off by 2.8e-7 of the sum (root mean square); in short chains by less than half of that.
+#[test]
+fn a_long_sum_is_as_exact_as_short_chains_are() {
+    let (rows, n, k) = (16, 64, 512);
+    let mut random = Random(3);
+    let [a, w] = [rows * k, n * k].map(|len| random.vec(len).iter().map(|x| x.abs()).collect::<Vec<_>>());
+    for features in all_features() {
+        let format = WeightFormat::F32;
+        let packed = PackedMatrix::pack(n, k, format, features, |rows, to| {
+            to.copy_from_slice(&w[rows.start * k..rows.end * k]);
+        })
+        .unwrap();
+        let spec = LinearSpec { max_rows: rows, n, k, weight: WeightKind::Packed(format), workers: 1 };
+        let linear = Linear::prepare(&spec, features).unwrap();
+        let mut c = vec![0.0f32; rows * n];
+        let args = LinearArgs {
+            rows,
+            a: Rows { ptr: a.as_ptr(), map: RowMap::dense(k) },
+            weight: Weight::Packed(&packed),
+            bias: None,
+            act: Activation::Identity,
+            gate: None,
+            residual: None,
+            c: Rows { ptr: c.as_mut_ptr(), map: RowMap::dense(n) },
+        };
+        let mut scratch = scratch(linear.scratch_bytes());
+        for task in 0..linear.tasks(rows) {
+            // SAFETY: the operands are as long as their maps reach, and the weight is of the prepared kind.
+            unsafe { linear.run(&args, task, scratch.as_mut_slice()) }
+        }
+        let errors = (0..rows * n).map(|at| {
+            let (a, w) = (&a[at / n * k..][..k], &w[at % n * k..][..k]);
+            let exact: f64 = a.iter().zip(w).map(|(&a, &w)| f64::from(a) * f64::from(w)).sum();
+            (f64::from(c[at]) / exact - 1.0).powi(2)
+        });
+        let error = (errors.sum::<f64>() / (rows * n) as f64).sqrt();
+        assert!(error < 1.5e-7, "{features:?}: {error:e}");
+    }
+}

@@ -132,7 +132,7 @@ impl PackedMatrix {
         check_sizes("pack", &[("n", n), ("k", k)])?;
         let kernels = kernels(format, features);
         let layout = Panels::new(kernels, n, k);
-        let mut data = AlignedBuf::zeroed(layout.total_words() * 4);
+        let mut data = AlignedBuf::packed(layout.total_words() * 4);
         let mut staging = vec![0.0f32; layout.width * k];
         // How an element becomes 16 bits, where it does.
         let narrow: Option<fn(f32) -> u16> = match format {
@@ -187,7 +187,7 @@ impl PackedMatrix {
         };
         let kernels = kernels(format, features);
         let layout = Panels::new(kernels, n, k);
-        let mut data = AlignedBuf::zeroed(layout.total_words() * 4);
+        let mut data = AlignedBuf::packed(layout.total_words() * 4);
         let row_bytes = layout.units * block_bytes;
         let row_words = layout.units * kernels.b_words;
         let mut staging = vec![0u8; layout.width * row_bytes];

@@ -85,25 +85,25 @@ fn one(host: &Host, case: Case, repeat: usize) -> Result<Proof, DeviceError> {
             let residual = if case.epilogue { Some(host.upload(&values)?) } else { None };
             let c = host.zeros::<f32>(m * ldc)?;
             (arguments.c, arguments.residual) = (address(Some(&c)), address(residual.as_ref()));
-            let milliseconds = host.run(repeat, |stream| {
+            let marks = host.run(repeat, |stream| {
                 // SAFETY: the slices are as large as the shape and the strides say, and live until the download.
                 let launch = unsafe { host.kernels.gemm(stream, &shape, &arguments) }?;
                 kernels = launch.entry.to_owned();
                 Ok(())
             })?;
-            (host.download(&c)?, milliseconds)
+            (host.download(&c)?, marks.best()?)
         }
         Float::Bf16 => {
             let residual = if case.epilogue { Some(host.upload(&residual)?) } else { None };
             let c = host.zeros::<bf16>(m * ldc)?;
             (arguments.c, arguments.residual) = (address(Some(&c)), address(residual.as_ref()));
-            let milliseconds = host.run(repeat, |stream| {
+            let marks = host.run(repeat, |stream| {
                 // SAFETY: as above.
                 let launch = unsafe { host.kernels.gemm(stream, &shape, &arguments) }?;
                 kernels = launch.entry.to_owned();
                 Ok(())
             })?;
-            (host.download(&c)?.iter().map(|c| c.to_f32()).collect(), milliseconds)
+            (host.download(&c)?.iter().map(|c| c.to_f32()).collect(), marks.best()?)
         }
     };
 

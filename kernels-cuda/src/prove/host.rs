@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr, ValidAsZeroBits, sys};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr, DeviceRepr, ValidAsZeroBits, sys};
 use selftok_kernels_cuda::DevicePointer;
 use selftok_kernels_cuda::device::{DeviceError, Kernels};
 
@@ -16,6 +16,20 @@ pub struct Host {
     pub kernels: Kernels,
     copies: Arc<CudaStream>,
     compute: Arc<CudaStream>,
+}
+
+/// The times of launches, to be read when they are done.
+pub struct Marks(Vec<CudaEvent>);
+
+impl Marks {
+    /// Milliseconds of the fastest launch. Waits for all of them.
+    pub fn best(&self) -> Result<f32, DeviceError> {
+        let mut best = f32::INFINITY;
+        for pair in self.0.windows(2) {
+            best = best.min(call("an event", pair[0].elapsed_ms(&pair[1]))?);
+        }
+        Ok(best)
+    }
 }
 
 /// The address of a slice, or null for none.
@@ -74,13 +88,13 @@ impl Host {
         call("memory", unsafe { self.copies.alloc(count) })
     }
 
-    /// Submits launches after all uploads so far, `repeat` times, and has the copies that follow wait for them. Gives the
-    /// milliseconds of the fastest.
+    /// Submits launches after all uploads so far, `repeat` times, and has the copies that follow wait for them. Gives
+    /// their times.
     pub fn run(
         &self,
         repeat: usize,
         mut launches: impl FnMut(&CudaStream) -> Result<(), DeviceError>,
-    ) -> Result<f32, DeviceError> {
+    ) -> Result<Marks, DeviceError> {
         self.after_uploads()?;
         let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         let mut marks = vec![call("an event", self.compute.record_event(timed))?];
@@ -89,11 +103,7 @@ impl Host {
             marks.push(call("an event", self.compute.record_event(timed))?);
         }
         self.before_downloads()?;
-        let mut best = f32::INFINITY;
-        for pair in marks.windows(2) {
-            best = best.min(call("an event", pair[0].elapsed_ms(&pair[1]))?);
-        }
-        Ok(best)
+        Ok(Marks(marks))
     }
 
     /// The same, with the launches captured once into a graph and the graph replayed.
@@ -101,14 +111,14 @@ impl Host {
         &self,
         repeat: usize,
         launches: impl FnOnce(&CudaStream) -> Result<(), DeviceError>,
-    ) -> Result<f32, DeviceError> {
+    ) -> Result<Marks, DeviceError> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         call("a capture", self.compute.begin_capture(mode))?;
         let captured = launches(&self.compute);
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let graph = call("a graph", self.compute.end_capture(flags));
         captured?;
-        let Some(graph) = graph? else { return Ok(f32::NAN) };
+        let Some(graph) = graph? else { return Ok(Marks(Vec::new())) };
         self.run(repeat, |_| call("a graph", graph.launch()))
     }
 

@@ -332,6 +332,7 @@ pub fn initialise() -> bool {
     let mut driver = Driver {
         report: ProcessReport {
             device: format!("Emulated NVIDIA {}", settings.gpu.name),
+            checks: settings.options.checks.clone(),
             ..Default::default()
         },
         device,

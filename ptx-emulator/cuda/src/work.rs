@@ -300,9 +300,7 @@ impl Held {
         };
         let freed = self.device.memory().was_freed(address);
         let kind = if freed { FindingKind::Freed } else { FindingKind::Bounds };
-        if self.settings.options.checks.wants(kind) {
-            self.report.host_finding(kind, about, Some(address), error.to_string());
-        }
+        self.report.host_finding(kind, about, Some(address), error.to_string());
     }
 
     fn run_copy(&mut self, copy: &Copy) -> Result<(), MemoryError> {
@@ -335,6 +333,7 @@ impl Held {
                     Source::Device(source) => {
                         let mut bytes = vec![0; copy.width];
                         memory.read(source + from as u64, &mut bytes)?;
+                        self.spoil_unwritten(source + from as u64, &mut bytes);
                         bytes
                     }
                     Source::Host(range, _) => {
@@ -351,6 +350,23 @@ impl Held {
             }
         }
         Ok(())
+    }
+
+    /// What a copy brings of device memory that nobody wrote: not the zeros that happen to be there, but bytes that make
+    /// NaNs, so that a program that uses them shows it. Copying them is no mistake in itself (rows may have gaps), hence a note.
+    fn spoil_unwritten(&mut self, address: u64, bytes: &mut [u8]) {
+        let device = self.device.clone();
+        let Ok(Some(first)) = device.memory().first_unwritten(address, bytes.len() as u64) else { return };
+        let live = device.memory().snapshot();
+        let Some(allocation) = ptx_emulator::memory::global::find(&live, address) else { return };
+        let start = (address - allocation.base) as usize;
+        for (k, byte) in bytes.iter_mut().enumerate().skip((first - address) as usize) {
+            if !allocation.is_written(start + k, 1) {
+                *byte = 0xFF;
+            }
+        }
+        let message = "a copy to the host brought bytes of device memory that nobody wrote";
+        self.report.note("device-to-host copy", None, message);
     }
 
     fn run_fill(&mut self, fill: &Fill) -> Result<(), MemoryError> {

@@ -313,3 +313,53 @@ fn the_report_is_fetched_and_cleared_in_process() {
     });
     ran.clean();
 }
+
+/// The context of a device, made current.
+fn device_context(device: i32) -> sys::CUcontext {
+    let mut context = std::ptr::null_mut();
+    // SAFETY: a writable place.
+    ok(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) });
+    // SAFETY: the context was just retained.
+    ok(unsafe { sys::cuCtxSetCurrent(context) });
+    context
+}
+
+#[test]
+fn a_copy_between_devices_is_ordered_with_both_in_a_default_stream_and_in_no_other() {
+    for (stream, racy) in [("default", false), ("created", true)] {
+        for seed in ["1", "2", "3"] {
+            let name = "a_copy_between_devices_is_ordered_with_both_in_a_default_stream_and_in_no_other";
+            let variables = [("PTX_EMULATOR_DEVICES", "2"), ("PTX_EMULATOR_SEED", seed), ("STREAM", stream)];
+            let ran = run(name, &variables, || {
+                // SAFETY: contexts, streams and memory made here, used as long as they live.
+                unsafe {
+                    ok(sys::cuInit(0));
+                    let one = device_context(0);
+                    let a = result::malloc_sync(256).unwrap();
+                    let mut stream = std::ptr::null_mut();
+                    if std::env::var("STREAM").unwrap() == "created" {
+                        ok(sys::cuStreamCreate(&mut stream, 0));
+                    }
+                    ok(sys::cuMemsetD32Async(a, 5, 64, stream));
+                    let two = device_context(1);
+                    let b = result::malloc_sync(256).unwrap();
+                    ok(sys::cuMemsetD32Async(b, 9, 64, std::ptr::null_mut()));
+                    ok(sys::cuCtxSetCurrent(one));
+                    ok(sys::cuMemcpyPeerAsync(b, two, a, one, 256, stream));
+                    ok(sys::cuCtxSetCurrent(two));
+                    let mut host = [0u32; 64];
+                    result::memcpy_dtoh_sync(&mut host, b).unwrap();
+                    if stream.is_null() {
+                        assert_eq!(host, [5; 64]);
+                    }
+                    ok(sys::cuCtxSetCurrent(one));
+                    ok(sys::cuCtxSynchronize());
+                    ok(sys::cuMemFree_v2(a));
+                    ok(sys::cuCtxSetCurrent(two));
+                    ok(sys::cuMemFree_v2(b));
+                }
+            });
+            assert_eq!(ran.findings().iter().any(|f| f.starts_with("race")), racy, "{:?}", ran.findings());
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! No text, however wrong, may make the parser or the decoder panic, hang or take memory without bound; and what they accept must
 //! survive the enumeration of its mutants.
 //!
-//! `cargo +nightly fuzz run module -- -max_len=4096`, from the folder of the emulator. The corpus begins with a kernel of each kind.
+//! `README.md` says how to run it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

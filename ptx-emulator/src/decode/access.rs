@@ -41,6 +41,7 @@ pub(super) fn plain(space: Space, ty: Type) -> Access {
 pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>) -> Result<bool> {
     let mut m = Modifiers::new(i);
     match i.opcode {
+        "st" | "red" if m.take("async") => super::bulk::remote(cx, i, m, i.opcode == "red")?,
         "ld" | "ldu" | "st" => load_store(cx, i, &mut m)?,
         "atom" | "red" => atomic(cx, i, &mut m)?,
         "cvta" => {
@@ -79,6 +80,7 @@ pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instructi
                 return Err(cx.error("'discard' is not supported"));
             }
             m.finish()?;
+            cx.count(i, 1..=1)?;
             address(cx, &i.operands[0], Space::Generic)?;
             cx.emit(Op::Nop, [], []);
         }
@@ -101,15 +103,15 @@ pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instructi
             if !matches!(ty, Type::U32 | Type::U64) {
                 return Err(cx.error("expected .u32 or .u64"));
             }
+            let n = if i.opcode == "mapa" { 3 } else { 2 };
+            cx.count(i, n..=n)?;
             let s = cx.source(&i.operands[1], ty)?;
             let w = width(ty);
             if i.opcode == "mapa" {
-                cx.count(i, 3..=3)?;
                 let rank = cx.source(&i.operands[2], Type::U32)?;
                 let d = cx.destination(&i.operands[0], ty.bytes())?;
                 cx.emit(Op::MapA { generic, w }, [d], [s, rank]);
             } else {
-                cx.count(i, 2..=2)?;
                 let d = cx.destination(&i.operands[0], 4)?;
                 cx.emit(Op::GetCtaRank { generic, w }, [d], [s]);
             }

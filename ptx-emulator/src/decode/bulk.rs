@@ -3,10 +3,10 @@
 use super::access::{address, address_of};
 use super::function::{FunctionDecoder, Result};
 use super::modifiers::Modifiers;
-use crate::exec::bulk::{At, BulkOp};
+use crate::exec::bulk::{At, BulkOp, RemoteOp, Way, reduces};
 use crate::exec::copy::CopyOp;
 use crate::exec::mbarrier::{Action, BarrierOp};
-use crate::ir::{Op, Pred, Slot};
+use crate::ir::{AtomOp, Op, Pred, Slot};
 use crate::parse::ast::{self, Operand};
 use crate::types::{Space, Type};
 
@@ -116,19 +116,22 @@ pub(super) fn arrive_after<'a>(
     Ok(())
 }
 
-/// Decodes what follows `cp.async.bulk`.
+const RANKS: [(&str, u8); 5] = [("1d", 1), ("2d", 2), ("3d", 3), ("4d", 4), ("5d", 5)];
+
+/// Decodes what follows `cp.async.bulk`, or `cp.reduce.async.bulk`.
 pub(super) fn bulk<'a>(
     cx: &mut FunctionDecoder<'_, 'a>,
     i: &'a ast::Instruction<'a>,
     mut m: Modifiers,
+    reduce: bool,
 ) -> Result<()> {
-    if m.take("commit_group") {
+    if !reduce && m.take("commit_group") {
         m.finish()?;
         cx.count(i, 0..=0)?;
         cx.emit(Op::Copy(CopyOp::BulkCommit), [], []);
         return Ok(());
     }
-    if m.take("wait_group") {
+    if !reduce && m.take("wait_group") {
         let read = m.take("read");
         m.finish()?;
         cx.count(i, 1..=1)?;
@@ -136,43 +139,72 @@ pub(super) fn bulk<'a>(
         cx.emit(Op::Copy(CopyOp::BulkWait { groups, read }), [], []);
         return Ok(());
     }
-    let rank = if m.take("tensor") {
-        m.need(&[("1d", 1u8), ("2d", 2), ("3d", 3), ("4d", 4), ("5d", 5)])?
-    } else {
-        0
+    if !reduce && m.take("prefetch") {
+        return prefetch(cx, i, m);
+    }
+    let rank = if m.take("tensor") { m.need(&RANKS)? } else { 0 };
+    let to = m.need(&[
+        ("shared::cluster", Space::Shared),
+        ("shared::cta", Space::Shared),
+        ("global", Space::Global),
+    ])?;
+    let from = m.need(&[("global", Space::Global), ("shared::cta", Space::Shared)])?;
+    let way = match (to, from) {
+        (Space::Shared, Space::Global) if !reduce => Way::Load,
+        (Space::Global, Space::Shared) => Way::Store,
+        (Space::Shared, Space::Shared) if rank == 0 => Way::Exchange,
+        _ => return Err(cx.error("a bulk copy does not go this way")),
     };
-    let load = m.need(&[("shared::cluster", true), ("shared::cta", true), ("global", false)])?;
-    m.need(if load { &[("global", ())] } else { &[("shared::cta", ())] })?;
+    // The operation of a tensor's reduction stands before the mode, that of plain bytes last.
+    let mut operation = if reduce && rank > 0 { Some(m.need(&OPERATIONS)?) } else { None };
     if rank > 0 {
         m.take("tile");
     }
-    m.need(&[(if load { "mbarrier::complete_tx::bytes" } else { "bulk_group" }, ())])?;
-    let multicast = load && m.take("multicast::cluster");
-    let hint = m.take("L2::cache_hint");
+    let announced = way != Way::Store;
+    m.need(&[(if announced { "mbarrier::complete_tx::bytes" } else { "bulk_group" }, ())])?;
+    let multicast = way == Way::Load && m.take("multicast::cluster");
+    let hint = way != Way::Exchange && m.take("L2::cache_hint");
+    let mut ty = Type::B32;
+    if reduce && rank == 0 {
+        let op = m.need(&OPERATIONS)?;
+        operation = Some(op);
+        let noftz = m.take("noftz");
+        ty = m.ty()?;
+        let half = matches!(ty, Type::F16 | Type::Bf16);
+        let known = match way {
+            // Between blocks: integers only.
+            Way::Exchange => match op {
+                AtomOp::Add => matches!(ty, Type::U32 | Type::S32 | Type::U64 | Type::S64),
+                AtomOp::Min | AtomOp::Max => matches!(ty, Type::U32 | Type::S32),
+                AtomOp::Inc | AtomOp::Dec => ty == Type::U32,
+                _ => ty == Type::B32,
+            },
+            _ if matches!(op, AtomOp::And | AtomOp::Or | AtomOp::Xor) => matches!(ty, Type::B32 | Type::B64),
+            _ => reduces(op, ty) || (ty == Type::S64 && op == AtomOp::Add),
+        };
+        if !known || (noftz != (half && op == AtomOp::Add)) {
+            return Err(cx.error(format!("'{}.{}' is not supported", i.opcode, i.modifiers.join("."))));
+        }
+        // Sums of either sign are the same bits.
+        if ty == Type::S64 && op == AtomOp::Add {
+            ty = Type::U64;
+        }
+        if !reduces(op, ty) {
+            return Err(cx.error(format!("'{op:?}' does not go with this type")));
+        }
+    }
     m.finish()?;
-    let n = 2 + usize::from(load) + usize::from(rank == 0) + usize::from(multicast) + usize::from(hint);
+    let n = 2 + usize::from(announced) + usize::from(rank == 0) + usize::from(multicast) + usize::from(hint);
     cx.count(i, n..=n)?;
     let (to, from) = (&i.operands[0], &i.operands[1]);
-    let (inner, outer) = if load { (to, from) } else { (from, to) };
+    let (inner, outer) = if way == Way::Store { (from, to) } else { (to, from) };
     let mut list = Vec::new();
-    let (global, global_wide, global_offset) = match outer {
-        Operand::Address { base, offset, more } if rank > 0 => {
-            let [Operand::Vector(coordinates)] = more.as_slice() else {
-                return Err(cx.error("expected [map, {coordinates}]"));
-            };
-            if coordinates.len() != usize::from(rank) {
-                return Err(cx.error(format!("{} coordinates for rank {rank}", coordinates.len())));
-            }
-            for c in coordinates {
-                list.push(cx.source(c, Type::S32)?);
-            }
-            let (slot, wide, offset, _) = address_of(cx, *base, *offset, Space::Generic)?;
-            (slot, wide, offset)
-        }
-        _ => {
-            let (slot, wide, offset, _) = address(cx, outer, Space::Global)?;
-            (slot, wide, offset)
-        }
+    let (global, global_wide, global_offset) = if rank > 0 {
+        tensor(cx, outer, rank, &mut list)?
+    } else {
+        let space = if way == Way::Exchange { Space::Shared } else { Space::Global };
+        let (slot, wide, offset, _) = address(cx, outer, space)?;
+        (slot, wide, offset)
     };
     let (shared, shared_wide, shared_offset, _) = address(cx, inner, Space::Shared)?;
     let mut next = 2;
@@ -182,7 +214,7 @@ pub(super) fn bulk<'a>(
         next += 1;
     }
     let (mut barrier, mut at) = (Slot::NONE, At { wide: false, offset: 0 });
-    if load {
+    if announced {
         let (slot, wide, offset, _) = address(cx, &i.operands[next], Space::Shared)?;
         (barrier, at) = (slot, At { wide, offset });
         next += 1;
@@ -191,7 +223,8 @@ pub(super) fn bulk<'a>(
         list.push(cx.source(&i.operands[next], Type::U16)?);
     }
     let op = BulkOp {
-        load,
+        way,
+        reduction: operation.map(|op| (op, ty)),
         rank,
         multicast,
         shared: At { wide: shared_wide, offset: shared_offset },
@@ -199,6 +232,117 @@ pub(super) fn bulk<'a>(
         barrier: at,
     };
     cx.emit_list(Op::Copy(CopyOp::Bulk(op)), [], [shared, global, barrier, size], list, 0);
+    Ok(())
+}
+
+const OPERATIONS: [(&str, AtomOp); 8] = [
+    ("add", AtomOp::Add),
+    ("min", AtomOp::Min),
+    ("max", AtomOp::Max),
+    ("inc", AtomOp::Inc),
+    ("dec", AtomOp::Dec),
+    ("and", AtomOp::And),
+    ("or", AtomOp::Or),
+    ("xor", AtomOp::Xor),
+];
+
+/// `[map, {coordinates}]`: slot, width and offset of the map's address; the coordinates go to `list`.
+fn tensor<'a>(
+    cx: &mut FunctionDecoder<'_, 'a>,
+    operand: &'a Operand<'a>,
+    rank: u8,
+    list: &mut Vec<Slot>,
+) -> Result<(Slot, bool, i64)> {
+    let Operand::Address { base, offset, more } = operand else {
+        return Err(cx.error("expected [map, {coordinates}]"));
+    };
+    let [Operand::Vector(coordinates)] = more.as_slice() else {
+        return Err(cx.error("expected [map, {coordinates}]"));
+    };
+    if coordinates.len() != usize::from(rank) {
+        return Err(cx.error(format!("{} coordinates for rank {rank}", coordinates.len())));
+    }
+    for c in coordinates {
+        list.push(cx.source(c, Type::S32)?);
+    }
+    let (slot, wide, offset, _) = address_of(cx, *base, *offset, Space::Generic)?;
+    Ok((slot, wide, offset))
+}
+
+/// Decodes what follows `st.async` or `red.async`.
+pub(super) fn remote<'a>(
+    cx: &mut FunctionDecoder<'_, 'a>,
+    i: &'a ast::Instruction<'a>,
+    mut m: Modifiers,
+    reduce: bool,
+) -> Result<()> {
+    if reduce {
+        m.need(&[("relaxed", ())])?;
+        m.need(&[("cluster", ())])?;
+    } else {
+        m.take("weak");
+    }
+    m.choose(&[("shared::cluster", ())]);
+    m.need(&[("mbarrier::complete_tx::bytes", ())])?;
+    let operation = if reduce { Some(m.need(&OPERATIONS)?) } else { None };
+    let count = if reduce { 1 } else { m.choose(&[("v2", 2), ("v4", 4)]).unwrap_or(1) };
+    let ty = m.ty()?;
+    m.finish()?;
+    cx.count(i, 3..=3)?;
+    use Type::*;
+    let known = match operation {
+        None => matches!(ty, B32 | B64 | U32 | U64 | S32 | S64 | F32 | F64) && count * ty.bytes() <= 16,
+        Some(AtomOp::Add) => matches!(ty, U32 | S32 | U64),
+        Some(AtomOp::Min | AtomOp::Max) => matches!(ty, U32 | S32),
+        Some(AtomOp::Inc | AtomOp::Dec) => ty == U32,
+        Some(_) => ty == B32,
+    };
+    if !known {
+        return Err(cx.error(format!("'{}.{}' is not supported", i.opcode, i.modifiers.join("."))));
+    }
+    let (to, to_wide, to_offset, _) = address(cx, &i.operands[0], Space::Shared)?;
+    let elements = cx.elements(&i.operands[1]);
+    if elements.len() != count as usize {
+        return Err(cx.error(format!("expected {count} elements, found {}", elements.len())));
+    }
+    let mut list = Vec::new();
+    for e in elements {
+        list.push(cx.source(e, ty)?);
+    }
+    let (barrier, wide, offset, _) = address(cx, &i.operands[2], Space::Shared)?;
+    let op = RemoteOp {
+        ty,
+        reduction: operation,
+        to: At { wide: to_wide, offset: to_offset },
+        barrier: At { wide, offset },
+    };
+    cx.emit_list(Op::Copy(CopyOp::Remote(op)), [], [to, Slot::NONE, barrier], list, 0);
+    Ok(())
+}
+
+/// Decodes what follows `cp.async.bulk.prefetch`: a hint to the cache, which changes no result.
+fn prefetch<'a>(
+    cx: &mut FunctionDecoder<'_, 'a>,
+    i: &'a ast::Instruction<'a>,
+    mut m: Modifiers,
+) -> Result<()> {
+    let rank = if m.take("tensor") { m.need(&RANKS)? } else { 0 };
+    m.need(&[("L2", ())])?;
+    m.need(&[("global", ())])?;
+    if rank > 0 {
+        m.take("tile");
+    }
+    let hint = m.take("L2::cache_hint");
+    m.finish()?;
+    let n = 1 + usize::from(rank == 0) + usize::from(hint);
+    cx.count(i, n..=n)?;
+    if rank > 0 {
+        tensor(cx, &i.operands[0], rank, &mut Vec::new())?;
+    } else {
+        address(cx, &i.operands[0], Space::Global)?;
+        cx.source(&i.operands[1], Type::U32)?;
+    }
+    cx.emit(Op::Nop, [], []);
     Ok(())
 }
 

@@ -17,9 +17,14 @@ pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instructi
         _ => return Ok(false),
     }
     let mut m = Modifiers::new(i);
+    let reduce = m.take("reduce");
     m.need(&[("async", ())])?;
+    if reduce {
+        m.need(&[("bulk", ())])?;
+        return super::bulk::bulk(cx, i, m, true).map(|()| true);
+    }
     if m.take("bulk") {
-        return super::bulk::bulk(cx, i, m).map(|()| true);
+        return super::bulk::bulk(cx, i, m, false).map(|()| true);
     }
     if m.take("mbarrier") {
         return super::bulk::arrive_after(cx, i, m).map(|()| true);

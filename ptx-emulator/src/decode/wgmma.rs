@@ -40,12 +40,14 @@ fn product<'a>(
 ) -> Result<()> {
     let shape = m.peek().and_then(shape).ok_or_else(|| m.error("expected a shape m64nNkK".into()))?;
     m.take(m.peek().unwrap_or_default());
-    let (d, a, b) = (m.ty()?, m.ty()?, m.ty()?);
+    let (d, a, b) = (m.ty()?, element(&mut m)?, element(&mut m)?);
     let saturate = m.take("satfinite");
     m.finish()?;
     let (n, k) = shape;
     let bytes8 = |t: Type| matches!(t, Type::S8 | Type::U8);
+    let bytes_float = |t: Type| matches!(t, Type::E4m3 | Type::E5m2);
     let known = match (d, a, b) {
+        (Type::F16 | Type::F32, a, b) if bytes_float(a) && bytes_float(b) => k == 32,
         (Type::F16 | Type::F32, Type::F16, Type::F16) | (Type::F32, Type::Bf16, Type::Bf16) => k == 16,
         (Type::F32, Type::Tf32, Type::Tf32) => k == 8,
         (Type::S32, a, b) => k == 32 && bytes8(a) && bytes8(b) && (n <= 24 || n % 16 == 0),
@@ -99,6 +101,14 @@ fn product<'a>(
     cx.emit_list(Op::Tensor(TensorOp::Group(GroupOp::Product(form))), [], descriptors, list, defs);
     cx.last().p = [Pred::NONE, Pred::NONE, add];
     Ok(())
+}
+
+/// The type of A or B.
+fn element(m: &mut Modifiers) -> Result<Type> {
+    match m.choose(&[("e4m3", Type::E4m3), ("e5m2", Type::E5m2)]) {
+        Some(ty) => Ok(ty),
+        None => m.ty(),
+    }
 }
 
 fn elements<'o, 'a>(

@@ -663,7 +663,7 @@ fn store(cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32
 }
 
 /// The new value of an atomic operation.
-fn combine(op: AtomOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
+pub fn combine(op: AtomOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
     let f32s =
         |f: fn(f32, f32) -> f32| u64::from(f(f32::from_bits(old as u32), f32::from_bits(b as u32)).to_bits());
     let half = |k: u32, bf: bool| {
@@ -684,6 +684,21 @@ fn combine(op: AtomOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
         (AtomOp::Add, Type::F16x2) => half(0, false) | half(1, false),
         (AtomOp::Add, Type::Bf16x2) => half(0, true) | half(1, true),
         (AtomOp::Add, _) => old.wrapping_add(b),
+        (AtomOp::Min | AtomOp::Max, Type::F16 | Type::Bf16) => {
+            let value = |x: u64| {
+                let x = x as u32 & 0xFFFF;
+                if ty == Type::F16 { float::f16(x) } else { float::bf16(x) }
+            };
+            let (x, y) = (value(old), value(b));
+            // A number wins over NaN, and -0 is below +0.
+            let first = match op {
+                _ if x.is_nan() => false,
+                _ if y.is_nan() => true,
+                AtomOp::Min => x.total_cmp(&y).is_le(),
+                _ => x.total_cmp(&y).is_ge(),
+            };
+            if first { old } else { b }
+        }
         (AtomOp::Min, Type::S32) => (old as i32).min(b as i32) as u32 as u64,
         (AtomOp::Max, Type::S32) => (old as i32).max(b as i32) as u32 as u64,
         (AtomOp::Min, Type::S64) => (old as i64).min(b as i64) as u64,

@@ -1,21 +1,21 @@
-//! Bulk copies: `cp.async.bulk` and `cp.async.bulk.tensor` (PTX ISA, "Data Movement and Conversion Instructions:
-//! Bulk copy", "Tensors").
+//! Bulk copies and reductions: `cp.async.bulk`, `cp.reduce.async.bulk` and the same of tensors (PTX ISA, "Data Movement
+//! and Conversion Instructions: Bulk copy", "Tensors").
 //!
 //! Another agent does them, the asynchronous proxy: its accesses are entered in the shadow as those of a block of its
 //! own, with the copy's number for a clock, when the copy is issued. So whoever touches the same bytes without having
 //! waited for the copy races with it, before the bytes have moved and after. Bytes move when somebody waits for them.
-//! What ordinary stores wrote is seen by the proxy only after a `fence.proxy.async`.
+//! What ordinary stores wrote is seen by the proxy only after a `fence.proxy.async`. Reductions are relaxed atomics.
 
 use super::access::{Place, addresses};
 use super::view::Plane;
 use super::warp::{Warp, lanes};
 use super::{Cx, Flow};
 use crate::check::FindingKind;
-use crate::ir::Instruction;
+use crate::ir::{AtomOp, Instruction};
 use crate::memory::clock::Known;
 use crate::memory::shadow::{ASYNC, Epoch, Judge};
 use crate::tensor_map::TensorMap;
-use crate::types::Space;
+use crate::types::{Space, Type};
 
 /// An address operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,12 +26,25 @@ pub struct At {
     pub offset: i64,
 }
 
-/// A bulk copy. `s[0]` = shared address, `s[1]` = global address or tensor map, `s[2]` = barrier, `s[3]` = bytes;
-/// `list` = coordinates, then, when there is one, the mask of blocks.
+/// From where to where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From device memory to shared memory, announced to a barrier.
+    Load,
+    /// From shared memory to device memory, in a bulk group.
+    Store,
+    /// From the block's shared memory to that of a block of the cluster, announced to a barrier there.
+    Exchange,
+}
+
+/// A bulk copy. `s[0]` = shared address (where an exchange goes), `s[1]` = global address, tensor map or where an
+/// exchange comes from, `s[2]` = barrier, `s[3]` = bytes; `list` = coordinates, then, when there is one, the mask of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BulkOp {
-    /// Into shared memory, else out of it.
-    pub load: bool,
+    /// From where to where.
+    pub way: Way,
+    /// The operation and type, where it combines with what is there. A tensor's type is that of its map.
+    pub reduction: Option<(AtomOp, Type)>,
     /// Dimensions of the tensor; 0 for plain bytes.
     pub rank: u8,
     /// To the blocks of a mask, the last of `list`.
@@ -40,6 +53,20 @@ pub struct BulkOp {
     pub shared: At,
     /// Global address.
     pub global: At,
+    /// Barrier.
+    pub barrier: At,
+}
+
+/// `st.async` and `red.async`: registers to the shared memory of a block of the cluster, announced to a barrier there.
+/// `s[0]` = where to, `s[2]` = barrier, `list` = values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteOp {
+    /// Type of a value.
+    pub ty: Type,
+    /// The operation, where it combines with what is there.
+    pub reduction: Option<AtomOp>,
+    /// Where to.
+    pub to: At,
     /// Barrier.
     pub barrier: At,
 }
@@ -57,7 +84,10 @@ struct Piece {
 /// A copy that is not done.
 #[derive(Clone, Debug)]
 pub struct Bulk {
-    load: bool,
+    way: Way,
+    reduction: Option<(AtomOp, Type)>,
+    /// Where an exchange comes from: block and offset.
+    source: (u32, u32),
     /// Block whose shared memory it concerns.
     rank: u32,
     pieces: Vec<Piece>,
@@ -67,7 +97,7 @@ pub struct Bulk {
     /// Warp and lane that issued it, and the bulk group.
     issuer: (u32, u32, u32),
     group: u32,
-    /// Bytes on their way out, once they have been read.
+    /// Bytes on their way, once they have been read.
     taken: Option<Vec<u8>>,
     number: u32,
     line: u32,
@@ -100,6 +130,7 @@ pub fn run(op: BulkOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instr
             continue;
         };
         let (mut pieces, mut fill) = (Vec::new(), 0);
+        let (mut reduction, mut source) = (op.reduction, (0, 0));
         if op.rank == 0 {
             if !sizes[l].is_multiple_of(16) || !global[l].is_multiple_of(16) {
                 cx.report(w, i, l as u32, FindingKind::Misaligned, Some(global[l]), || {
@@ -107,7 +138,14 @@ pub fn run(op: BulkOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instr
                 });
                 continue;
             }
-            pieces.push(Piece { shared: offset as u32, global: global[l], bytes: sizes[l] });
+            let mut from = global[l];
+            if op.way == Way::Exchange {
+                let Some(Place::Shared(block, at)) = cx.place(w, i, l, Space::Shared, global[l], 16) else {
+                    continue;
+                };
+                (source, from) = ((block as u32, at as u32), 0);
+            }
+            pieces.push(Piece { shared: offset as u32, global: from, bytes: sizes[l] });
         } else {
             let words = load_map(cx, w, i, l, global[l]);
             let Some(map) = TensorMap::decode(&words) else {
@@ -116,7 +154,7 @@ pub fn run(op: BulkOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instr
                 });
                 continue;
             };
-            let align = if map.swizzle == 0 && !op.load { 16 } else { 128 };
+            let align = if map.swizzle == 0 && op.way == Way::Store { 16 } else { 128 };
             if map.rank != op.rank || map.interleave != 0 || !offset.is_multiple_of(align) {
                 let kind =
                     if !offset.is_multiple_of(align) { FindingKind::Misaligned } else { FindingKind::Trap };
@@ -140,6 +178,16 @@ pub fn run(op: BulkOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instr
             let mut at = [0i32; 5];
             (0..op.rank as usize).for_each(|k| at[k] = list[k][l] as i32);
             pieces = tile(&map, at, offset as u32);
+            if let Some((operation, _)) = reduction {
+                let ty = map.element();
+                if !reduces(operation, ty) {
+                    cx.report(w, i, l as u32, FindingKind::Trap, Some(global[l]), || {
+                        format!("a reduction by {operation:?} of elements of type {ty:?}")
+                    });
+                    continue;
+                }
+                reduction = Some((operation, ty));
+            }
             fill = match (map.fill, map.element_bytes()) {
                 (0, _) => 0,
                 (_, 2) => 0x7FFF_7FFF,
@@ -148,20 +196,84 @@ pub fn run(op: BulkOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instr
         }
         let mask = if op.multicast { list[list.len() - 1][l] } else { 1 << rank };
         // The barrier has the same offset in each block of the mask.
-        let barrier = match (op.load, cx.place(w, i, l, Space::Shared, barriers[l], 8)) {
-            (false, _) => None,
-            (true, Some(Place::Shared(_, offset))) => Some(offset as u32),
-            _ => continue,
+        let barrier = match op.way {
+            Way::Store => None,
+            _ => match cx.place(w, i, l, Space::Shared, barriers[l], 8) {
+                Some(Place::Shared(block, _)) if op.way == Way::Exchange && block != rank => {
+                    cx.report(w, i, l as u32, FindingKind::Trap, Some(barriers[l]), || {
+                        format!("the barrier is in block {block} of the cluster, the destination in {rank}")
+                    });
+                    continue;
+                }
+                Some(Place::Shared(_, offset)) => Some(offset as u32),
+                _ => continue,
+            },
         };
         for to in lanes(mask) {
             if to < cx.cluster.blocks.len() {
-                issue(cx, w, i, l, to as u32, op.load, pieces.clone(), fill, barrier);
+                let copy = Bulk {
+                    way: op.way,
+                    reduction,
+                    source,
+                    rank: to as u32,
+                    pieces: pieces.clone(),
+                    fill,
+                    barrier,
+                    issuer: (w.block, w.id, l as u32),
+                    group: w.copies.bulk_group(l),
+                    taken: None,
+                    number: 0,
+                    line: i.line,
+                };
+                issue(cx, w, i, l, copy);
             } else {
                 cx.report(w, i, l as u32, FindingKind::Bounds, None, || format!("block {to} of the cluster"));
             }
         }
     }
     // What the issuer does from here on is not what the copy was issued after.
+    w.clock.tick();
+    Flow::Next
+}
+
+/// Issues asynchronous stores or reductions for the lanes of `m`.
+pub fn send(op: RemoteOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32) -> Flow {
+    let to = addresses(w, constants, i.s[0], op.to.wide, op.to.offset);
+    let barriers = addresses(w, constants, i.s[2], op.barrier.wide, op.barrier.offset);
+    let v = w.view(constants);
+    let each = op.ty.bytes();
+    let values: Vec<[u64; 32]> =
+        i.list.iter().map(|s| if each == 8 { v.read64(*s) } else { v.read32(*s).map(u64::from) }).collect();
+    for l in lanes(m) {
+        let bytes = each * values.len() as u32;
+        let place = cx.place(w, i, l, Space::Shared, to[l], bytes);
+        let barrier = cx.place(w, i, l, Space::Shared, barriers[l], 8);
+        let (Some(Place::Shared(rank, offset)), Some(Place::Shared(block, at))) = (place, barrier) else {
+            continue;
+        };
+        if rank != block {
+            cx.report(w, i, l as u32, FindingKind::Trap, Some(barriers[l]), || {
+                format!("the barrier is in block {block} of the cluster, the destination in {rank}")
+            });
+            continue;
+        }
+        let taken = values.iter().flat_map(|x| x[l].to_le_bytes().into_iter().take(each as usize)).collect();
+        let copy = Bulk {
+            way: Way::Exchange,
+            reduction: op.reduction.map(|how| (how, op.ty)),
+            source: (w.block, 0),
+            rank: rank as u32,
+            pieces: vec![Piece { shared: offset as u32, global: 0, bytes }],
+            fill: 0,
+            barrier: Some(at as u32),
+            issuer: (w.block, w.id, l as u32),
+            group: w.copies.bulk_group(l),
+            taken: Some(taken),
+            number: 0,
+            line: i.line,
+        };
+        issue(cx, w, i, l, copy);
+    }
     w.clock.tick();
     Flow::Next
 }
@@ -226,82 +338,133 @@ pub fn swizzle(mode: u8, at: u32) -> u32 {
     }
 }
 
+/// Whether elements of a type can be combined by an operation (PTX ISA, "cp.reduce.async.bulk").
+pub fn reduces(op: AtomOp, ty: Type) -> bool {
+    use Type::*;
+    match op {
+        AtomOp::Add => matches!(ty, U32 | S32 | U64 | F16 | Bf16 | F32 | F64),
+        AtomOp::Min | AtomOp::Max => matches!(ty, U32 | S32 | U64 | S64 | F16 | Bf16),
+        AtomOp::Inc | AtomOp::Dec => ty == U32,
+        AtomOp::And | AtomOp::Or | AtomOp::Xor => matches!(ty, B32 | B64 | U32 | S32 | U64 | S64),
+        AtomOp::Exch | AtomOp::Cas => false,
+    }
+}
+
 /// Judges all accesses of a copy as the proxy's, and puts it among those to be done.
-fn issue(
+fn issue(cx: &mut Cx, w: &mut Warp, i: &Instruction, lane: usize, mut copy: Bulk) {
+    cx.cluster.bulk_count += 1;
+    copy.number = cx.cluster.bulk_count;
+    let me = Epoch::new(w.clock.block | ASYNC, 0, 0, copy.number, false);
+    // Reductions do not race with each other.
+    let target = Epoch::new(w.clock.block | ASYNC, 0, 0, copy.number, copy.reduction.is_some());
+    let clock = w.clock.clone();
+    let judge = Judge { clock: &clock, lanes: true, warps: true };
+    for p in &copy.pieces {
+        let fine = match copy.way {
+            Way::Load => judge_shared(cx, w, i, lane, &judge, target, copy.rank, p, Touch::Writes),
+            Way::Store => judge_shared(cx, w, i, lane, &judge, me, copy.rank, p, Touch::Reads),
+            Way::Exchange => {
+                let from = Piece { shared: copy.source.1, ..*p };
+                let touch = match (&copy.reduction, &copy.taken) {
+                    (None, _) => Touch::Writes,
+                    (_, None) => Touch::Changes,
+                    _ => Touch::ChangesDirectly,
+                };
+                (copy.taken.is_some()
+                    || judge_shared(cx, w, i, lane, &judge, me, copy.source.0, &from, Touch::Reads))
+                    && judge_shared(cx, w, i, lane, &judge, target, copy.rank, p, touch)
+            }
+        };
+        if !fine {
+            return;
+        }
+        let touch = match (copy.way, copy.reduction) {
+            (Way::Load, _) => Touch::Reads,
+            (_, Some(_)) => Touch::Changes,
+            _ => Touch::Writes,
+        };
+        let epoch = if copy.way == Way::Load { me } else { target };
+        if p.global != 0 && !judge_global(cx, w, i, lane, &judge, epoch, p, touch) {
+            return;
+        }
+    }
+    cx.cluster.bulk.push(copy);
+}
+
+/// What a copy does with bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Touch {
+    Reads,
+    Writes,
+    /// Reads and writes as an atomic does.
+    Changes,
+    /// The same, by the thread itself and not by the asynchronous proxy.
+    ChangesDirectly,
+}
+
+impl Touch {
+    /// Whether it is the proxy's, which sees what ordinary stores wrote only after a fence.
+    fn proxied(self) -> bool {
+        self != Touch::ChangesDirectly
+    }
+}
+
+/// Judges what a copy does with bytes of a block's shared memory. False when it cannot be done.
+#[allow(clippy::too_many_arguments)]
+fn judge_shared(
     cx: &mut Cx,
     w: &mut Warp,
     i: &Instruction,
     lane: usize,
+    judge: &Judge,
+    me: Epoch,
     rank: u32,
-    load: bool,
-    pieces: Vec<Piece>,
-    fill: u32,
-    barrier: Option<u32>,
-) {
+    p: &Piece,
+    touch: Touch,
+) -> bool {
     let thread = w.id * 32 + lane as u32;
-    cx.cluster.bulk_count += 1;
-    let number = cx.cluster.bulk_count;
     let checks = &cx.launch.options.checks;
-    let (race, uninitialised, proxy) = (checks.race, checks.uninitialised, checks.race);
-    let me = Epoch::new(w.clock.block | ASYNC, 0, 0, number, false);
-    let clock = w.clock.clone();
-    let judge = Judge { clock: &clock, lanes: true, warps: true };
-    for p in &pieces {
-        let (start, end) = (p.shared as usize, p.shared as usize + p.bytes as usize);
-        let shared = &mut cx.cluster.blocks[rank as usize].shared;
-        if end > shared.data.len() {
-            let size = shared.data.len();
-            cx.report(w, i, lane as u32, FindingKind::Bounds, Some(start as u64), || {
-                format!("{} bytes at {start:#x} of {size} bytes of shared memory", p.bytes)
-            });
-            return;
-        }
-        let flying = shared.flying(start, p.bytes);
-        let unwritten = !load && shared.written[start..end].contains(&0);
-        let found = if race { shared.enter(&judge, me, start as u64, p.bytes, load) } else { None };
-        let unfenced = !load && proxy && shared.unfenced(w.clock.block, start, p.bytes);
-        if load {
-            shared.take_off(p.shared, p.bytes.next_multiple_of(4), thread);
-        }
-        if let Some(by) = flying {
-            cx.report(w, i, lane as u32, FindingKind::InFlight, Some(start as u64), || {
-                format!("a bulk copy of bytes that thread {:?} is still copying to", cx.launch.thread(by))
-            });
-        }
-        if unwritten && uninitialised {
-            cx.report(w, i, lane as u32, FindingKind::Uninitialised, Some(start as u64), || {
-                "a bulk copy of shared memory that nobody wrote".into()
-            });
-        }
-        if let Some(e) = found {
-            cx.race(w, i, lane, start as u64, p.bytes, load, e, me, None);
-        }
-        if unfenced {
-            cx.report(w, i, lane as u32, FindingKind::Race, Some(start as u64), || {
-                "a bulk copy of what ordinary stores wrote, with no fence.proxy.async since".into()
-            });
-        }
-        if p.global != 0 && !judge_global(cx, w, i, lane, &judge, me, p, load) {
-            return;
-        }
+    let (race, uninitialised) = (checks.race, checks.uninitialised);
+    let (start, end) = (p.shared as usize, p.shared as usize + p.bytes as usize);
+    let block = cx.cluster.blocks[rank as usize].linear & crate::memory::shadow::MAX_BLOCK;
+    let shared = &mut cx.cluster.blocks[rank as usize].shared;
+    if end > shared.data.len() {
+        let size = shared.data.len();
+        cx.report(w, i, lane as u32, FindingKind::Bounds, Some(start as u64), || {
+            format!("{} bytes at {start:#x} of {size} bytes of shared memory", p.bytes)
+        });
+        return false;
     }
-    let group = w.copies.bulk_group(lane);
-    let issuer = (w.block, w.id, lane as u32);
-    let taken = None;
-    cx.cluster.bulk.push(Bulk {
-        load,
-        rank,
-        pieces,
-        fill,
-        barrier,
-        issuer,
-        group,
-        taken,
-        number,
-        line: i.line,
-    });
+    let (reads, writes) = (touch != Touch::Writes, touch != Touch::Reads);
+    let flying = shared.flying(start, p.bytes);
+    let unwritten = reads && shared.written[start..end].contains(&0);
+    let found = if race { shared.enter(judge, me, start as u64, p.bytes, writes) } else { None };
+    let unfenced = touch.proxied() && reads && race && shared.unfenced(block, start, p.bytes);
+    if touch == Touch::Writes {
+        shared.take_off(p.shared, p.bytes.next_multiple_of(4), thread);
+    }
+    if let Some(by) = flying {
+        cx.report(w, i, lane as u32, FindingKind::InFlight, Some(start as u64), || {
+            format!("a bulk copy of bytes that thread {:?} is still copying to", cx.launch.thread(by))
+        });
+    }
+    if unwritten && uninitialised {
+        cx.report(w, i, lane as u32, FindingKind::Uninitialised, Some(start as u64), || {
+            "a bulk copy of shared memory that nobody wrote".into()
+        });
+    }
+    if let Some(e) = found {
+        cx.race(w, i, lane, start as u64, p.bytes, writes, e, me, None);
+    }
+    if unfenced {
+        cx.report(w, i, lane as u32, FindingKind::Race, Some(start as u64), || {
+            "a bulk copy of what ordinary stores wrote, with no fence.proxy.async since".into()
+        });
+    }
+    true
 }
 
+#[allow(clippy::too_many_arguments)]
 fn judge_global(
     cx: &mut Cx,
     w: &mut Warp,
@@ -310,8 +473,9 @@ fn judge_global(
     judge: &Judge,
     me: Epoch,
     p: &Piece,
-    load: bool,
+    touch: Touch,
 ) -> bool {
+    let (reads, writes) = (touch != Touch::Writes, touch != Touch::Reads);
     let found = cx.worker.meet(cx.launch, p.global).filter(|k| {
         let a = &cx.worker.met[*k].allocation;
         p.global - a.base + u64::from(p.bytes) <= a.bytes && !a.is_freed()
@@ -326,23 +490,38 @@ fn judge_global(
     };
     let met = &cx.worker.met[k];
     let offset = p.global - met.allocation.base;
-    if !load && met.allocation.read_only {
+    if writes && met.allocation.read_only {
         cx.report(w, i, lane as u32, FindingKind::ReadOnly, Some(p.global), || {
             "writes to constant memory".into()
         });
         return false;
     }
     let unwritten = (0..p.bytes as usize).any(|b| !met.allocation.is_written(offset as usize + b, 1));
-    let race = met.shadow.as_ref().and_then(|s| s.enter(judge, me, offset, p.bytes, !load));
-    if load && unwritten && cx.launch.options.checks.uninitialised {
+    let race = met.shadow.as_ref().and_then(|s| s.enter(judge, me, offset, p.bytes, writes));
+    if reads && unwritten && cx.launch.options.checks.uninitialised {
         cx.report(w, i, lane as u32, FindingKind::Uninitialised, Some(p.global), || {
             format!("a bulk copy of bytes that nobody wrote: {}", cx.launch.memory.describe(p.global))
         });
     }
     if let Some(e) = race {
-        cx.race(w, i, lane, p.global, p.bytes, !load, e, me, None);
+        cx.race(w, i, lane, p.global, p.bytes, writes, e, me, None);
     }
     true
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    let mut all = [0; 8];
+    all[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(all)
+}
+
+/// Combines elements with those that are there.
+fn combine((op, ty): (AtomOp, Type), there: &mut [u8], with: &[u8]) {
+    let n = ty.bytes() as usize;
+    for (old, value) in there.chunks_exact_mut(n).zip(with.chunks_exact(n)) {
+        let new = super::access::combine(op, ty, word(old), word(value), 0);
+        old.copy_from_slice(&new.to_le_bytes()[..n]);
+    }
 }
 
 /// Somebody looks at a barrier: the copies that it only waits for are done.
@@ -358,7 +537,12 @@ pub fn land_for(cx: &mut Cx, rank: usize, barrier: u32) {
         let fill = c.fill.to_le_bytes();
         for p in &c.pieces {
             let mut bytes: Vec<u8> = (0..p.bytes as usize).map(|k| fill[k % 4]).collect();
-            if p.global != 0
+            if let Some(values) = &c.taken {
+                bytes.copy_from_slice(values);
+            } else if c.way == Way::Exchange {
+                let (block, at) = (c.source.0 as usize, c.source.1 as usize);
+                bytes.copy_from_slice(&cx.cluster.blocks[block].shared.data[at..at + p.bytes as usize]);
+            } else if p.global != 0
                 && let Some(k) = cx.worker.meet(cx.launch, p.global)
             {
                 let a = &cx.worker.met[k].allocation;
@@ -366,9 +550,14 @@ pub fn land_for(cx: &mut Cx, rank: usize, barrier: u32) {
             }
             let shared = &mut cx.cluster.blocks[rank].shared;
             let range = p.shared as usize..(p.shared + p.bytes) as usize;
-            shared.data[range.clone()].copy_from_slice(&bytes);
-            shared.written[range].fill(1);
-            shared.land(p.shared, p.bytes.next_multiple_of(4), thread);
+            match c.reduction {
+                Some(how) => combine(how, &mut shared.data[range], &bytes),
+                None => {
+                    shared.data[range.clone()].copy_from_slice(&bytes);
+                    shared.written[range].fill(1);
+                    shared.land(p.shared, p.bytes.next_multiple_of(4), thread);
+                }
+            }
         }
         cx.worker.changes += 1;
         if let Some(b) = cx.cluster.blocks[rank].shared.mbarriers.get_mut(&barrier) {
@@ -383,7 +572,7 @@ pub fn wait(cx: &mut Cx, w: &mut Warp, m: u32, until: &[u32; 32], only_read: boo
     let mut all = std::mem::take(&mut cx.cluster.bulk);
     for c in &mut all {
         let lane = c.issuer.2;
-        let mine = (c.issuer.0, c.issuer.1) == (w.block, w.id) && m >> lane & 1 != 0 && !c.load;
+        let mine = (c.issuer.0, c.issuer.1) == (w.block, w.id) && m >> lane & 1 != 0 && c.way == Way::Store;
         if !mine || c.group >= until[lane as usize] {
             continue;
         }
@@ -408,9 +597,19 @@ pub fn wait(cx: &mut Cx, w: &mut Warp, m: u32, until: &[u32; 32], only_read: boo
             if p.global != 0
                 && let Some(k) = cx.worker.meet(cx.launch, p.global)
             {
-                cx.worker.met[k]
-                    .allocation
-                    .write_bytes((p.global - cx.worker.met[k].allocation.base) as usize, part);
+                let a = &cx.worker.met[k].allocation;
+                let offset = (p.global - a.base) as usize;
+                match c.reduction {
+                    None => a.write_bytes(offset, part),
+                    Some((op, ty)) => {
+                        for (n, value) in part.chunks_exact(ty.bytes() as usize).enumerate() {
+                            let (at, value) = (offset + n * value.len(), word(value));
+                            a.data.update(at, ty.bytes() as usize, |old| {
+                                super::access::combine(op, ty, old, value, 0)
+                            });
+                        }
+                    }
+                }
             }
         }
         cx.worker.changes += 1;
@@ -425,7 +624,7 @@ pub fn at_exit(cx: &mut Cx, w: &mut Warp, m: u32) {
         return;
     }
     let unread = |c: &&Bulk| {
-        !c.load
+        c.way == Way::Store
             && c.taken.is_none()
             && (c.issuer.0, c.issuer.1) == (w.block, w.id)
             && m >> c.issuer.2 & 1 != 0

@@ -35,7 +35,15 @@ fn run(v: &mut View, i: &Instruction, m: u32) {
 
 #[inline(always)]
 fn write(v: &mut View, i: &Instruction, m: u32, c: Convert, a: [u64; 32]) {
-    let out = if c.to.integer() && c.from.integer() {
+    let out = if c.to.integer() && c.from.integer() && !c.sat {
+        let (from, to) = (64 - bits_of(c.from), 64 - bits_of(c.to));
+        match (c.from.signed(), c.to.signed()) {
+            (false, false) => each_lane(&a, |x| x << from >> from << to >> to),
+            (true, false) => each_lane(&a, |x| (((x << from) as i64 >> from) as u64) << to >> to),
+            (false, true) => each_lane(&a, |x| ((x << from >> from << to) as i64 >> to) as u64),
+            (true, true) => each_lane(&a, |x| ((((x << from) as i64 >> from) << to) >> to) as u64),
+        }
+    } else if c.to.integer() && c.from.integer() {
         each_lane(&a, |x| integer_to_integer(c, x))
     } else if c.from.integer() {
         each_lane(&a, |x| integer_to_float(c, extend(c.from, x)))
@@ -75,11 +83,10 @@ fn result(ty: Type, x: i128) -> u64 {
     extend(ty, x as u64) as u64
 }
 
-#[inline(always)]
+/// With `.sat`.
 fn integer_to_integer(c: Convert, x: u64) -> u64 {
-    let x = extend(c.from, x);
     let (low, high) = limits(c.to);
-    result(c.to, if c.sat { x.clamp(low, high) } else { x })
+    result(c.to, extend(c.from, x).clamp(low, high))
 }
 
 fn integer_to_float(c: Convert, x: i128) -> u64 {
@@ -236,6 +243,12 @@ fn from_eight(bits: u32, ty: Type) -> f64 {
         _ => (1.0 + f * unit) * 2f64.powi(e as i32 - bias),
     };
     if bits & 0x80 != 0 { -x } else { x }
+}
+
+/// The value of an 8-bit float.
+pub fn eight_bit_value(ty: Type, byte: u8) -> f32 {
+    let pair = if ty == Type::E4m3 { Type::E4m3x2 } else { Type::E5m2x2 };
+    from_eight(u32::from(byte), pair) as f32
 }
 
 fn eight_bits(c: Convert, x: u64) -> u64 {

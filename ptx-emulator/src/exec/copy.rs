@@ -3,7 +3,7 @@
 //! With eager completion a wait that is too loose would go unseen.
 
 use super::access::{Place, addresses};
-use super::bulk::{self, BulkOp};
+use super::bulk::{self, BulkOp, RemoteOp};
 use super::mbarrier::{self, Action, BarrierOp};
 use super::view::Plane;
 use super::warp::{Warp, lanes};
@@ -42,6 +42,8 @@ pub enum CopyOp {
     ProxyFence,
     /// A bulk copy.
     Bulk(BulkOp),
+    /// `st.async`, `red.async`
+    Remote(RemoteOp),
     /// `cp.async.bulk.commit_group`
     BulkCommit,
     /// `cp.async.bulk.wait_group N`
@@ -117,7 +119,10 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
             }
             let pc = w.groups[0].pc - 1;
             let mut issued = 0;
-            for l in lanes(m) {
+            if bytes as usize == ROW {
+                issued = issue_rows(cx, w, m, &to, &from, &sizes);
+            }
+            for l in lanes(m & !issued) {
                 if issue(cx, w, i, l, [to[l], from[l]], bytes, sizes[l]) {
                     issued |= 1 << l;
                 }
@@ -148,6 +153,7 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
             w.clock.tick();
         }
         CopyOp::Bulk(op) => return bulk::run(op, cx, w, constants, i, m),
+        CopyOp::Remote(op) => return bulk::send(op, cx, w, constants, i, m),
         CopyOp::BulkCommit => lanes(m).for_each(|l| w.copies.bulk[l] += 1),
         CopyOp::BulkWait { groups, read } => {
             let until = w.copies.bulk.map(|n| n.saturating_sub(groups));
@@ -207,6 +213,75 @@ fn issue(
     true
 }
 
+/// [`issue`] for the lanes whose copy is of a whole row and right in every respect: those lanes.
+fn issue_rows(cx: &mut Cx, w: &Warp, m: u32, to: &[u64; 32], from: &[u64; 32], sizes: &[u32; 32]) -> u32 {
+    let first = from[m.trailing_zeros() as usize & 31];
+    let Some(k) = cx.worker.meet(cx.launch, first) else { return 0 };
+    let (judge, me) = cx.judge(w, 0);
+    let met = &cx.worker.met[k];
+    let (a, shadow) = (&met.allocation, met.shadow.as_deref());
+    let shared = &mut cx.cluster.blocks[w.block as usize].shared;
+    let mut done = 0u32;
+    if a.is_freed() {
+        return 0;
+    }
+    for l in lanes(m) {
+        let offset = from[l].wrapping_sub(a.base);
+        if sizes[l] as usize != ROW
+            || !offset.is_multiple_of(ROW as u64)
+            || offset.saturating_add(ROW as u64) > a.bytes
+        {
+            continue;
+        }
+        // It is read when the copy is done, which is a while from now.
+        a.data.prefetch(offset as usize);
+        if let Some(shadow) = shadow {
+            shadow.prefetch(offset as usize);
+        }
+        if shared.take_off_row(&judge, me.of_lane(l as u32), to[l], w.id * 32 + l as u32) {
+            done |= 1 << l;
+        }
+    }
+    done
+}
+
+/// [`move_bytes`] for the lanes whose copy is of a whole row and right in every respect: those lanes.
+fn move_rows(cx: &mut Cx, w: &Warp, m: u32, c: &Copies) -> u32 {
+    if m == 0 {
+        return 0;
+    }
+    let Some(k) = cx.worker.meet(cx.launch, c.from[m.trailing_zeros() as usize]) else { return 0 };
+    let initialised = cx.launch.options.checks.uninitialised;
+    let (judge, me) = cx.judge(w, 0);
+    let met = &cx.worker.met[k];
+    let (a, shadow) = (&met.allocation, met.shadow.as_deref());
+    let shared = &mut cx.cluster.blocks[w.block as usize].shared;
+    let mut done = 0u32;
+    if a.is_freed() {
+        return 0;
+    }
+    for l in lanes(m) {
+        let (offset, me) = (c.from[l].wrapping_sub(a.base), me.of_lane(l as u32));
+        if c.sizes[l] as usize != ROW || offset.saturating_add(ROW as u64) > a.bytes {
+            continue;
+        }
+        let offset = offset as usize;
+        if initialised && !(a.is_written(offset, 8) && a.is_written(offset + 8, 8)) {
+            continue;
+        }
+        if shadow.is_some_and(|s| !s.read_row(&judge, me, offset)) {
+            continue;
+        }
+        let value = u128::from(a.data.load(offset, 8)) | u128::from(a.data.load(offset + 8, 8)) << 64;
+        // Should this fail, the row is read again, which changes nothing.
+        if shared.land_row(&judge, me, c.to[l], w.id * 32 + l as u32, value) {
+            done |= 1 << l;
+        }
+    }
+    cx.worker.changes += u64::from(done.count_ones());
+    done
+}
+
 /// Threads that exit leave no copy behind.
 pub fn at_exit(cx: &mut Cx, w: &mut Warp, _: &Instruction, m: u32) {
     complete(cx, w, m, &[u32::MAX; 32], u64::MAX);
@@ -248,11 +323,13 @@ fn complete(cx: &mut Cx, w: &mut Warp, m: u32, until: &[u32; 32], before: u64) {
         if c.number >= before {
             break;
         }
-        for l in lanes(c.mask & m) {
-            if c.groups[l] < until[l] {
-                c.mask &= !(1 << l);
-                move_bytes(cx, w, i, l, [c.to[l], c.from[l]], c.bytes, c.sizes[l]);
-            }
+        let mut due = lanes(c.mask & m).fold(0, |due, l| due | u32::from(c.groups[l] < until[l]) << l);
+        c.mask &= !due;
+        if c.bytes as usize == ROW {
+            due &= !move_rows(cx, w, due, c);
+        }
+        for l in lanes(due) {
+            move_bytes(cx, w, i, l, [c.to[l], c.from[l]], c.bytes, c.sizes[l]);
         }
     }
     all.retain(|c| c.mask != 0);

@@ -2,7 +2,7 @@
 
 use super::access::addresses;
 use super::view::Plane;
-use super::warp::Warp;
+use super::warp::{Warp, lanes};
 use super::{Cx, Flow};
 use crate::ir::Instruction;
 use crate::types::Space;
@@ -53,12 +53,19 @@ pub fn run(op: &TensorOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &In
             for k in 0..count as usize {
                 // Lane 8k + r gives the address of row r of matrix k.
                 let mut rows = [0u128; 8];
+                let mut wrong = 0u32;
+                let initialised = cx.launch.options.checks.uninitialised;
+                let (judge, me) = cx.judge(w, 0);
+                let shared = &mut cx.cluster.blocks[w.block as usize].shared;
                 for (r, row) in rows.iter_mut().enumerate() {
                     let l = 8 * k + r;
-                    *row = match cx.shared_row(w, l, at[l]) {
-                        Some(row) => row,
-                        None => cx.load(w, i, l, Space::Shared, at[l], 16, false),
-                    };
+                    match shared.read_row(&judge, me.of_lane(l as u32), at[l], initialised) {
+                        Some(found) => *row = found,
+                        None => wrong |= 1 << r,
+                    }
+                }
+                for r in lanes(wrong) {
+                    rows[r] = cx.load(w, i, 8 * k + r, Space::Shared, at[8 * k + r], 16, false);
                 }
                 let out: [u32; 32] = if transposed {
                     let rows: [[u16; 8]; 8] = bytemuck::cast(rows);

@@ -8,6 +8,9 @@ use super::warp::lanes;
 ///
 /// Wide accesses are served a half or a quarter of the warp at a time; within a pass, a bank gives one word.
 pub fn wavefronts(addresses: &[u64; 32], bytes: u32, m: u32) -> (u32, u32) {
+    if m == u32::MAX && matches!(bytes, 4 | 8 | 16) && every_bank_once(addresses, bytes) {
+        return (bytes / 4, bytes / 4);
+    }
     let words = bytes.div_ceil(4) as usize;
     let group = 32 / words.max(1);
     let (mut total, mut distinct) = (0, 0);
@@ -30,6 +33,18 @@ pub fn wavefronts(addresses: &[u64; 32], bytes: u32, m: u32) -> (u32, u32) {
         distinct += n;
     }
     (total, distinct.div_ceil(32))
+}
+
+/// Whether in each pass every bank gives one word, as it does in well laid out code.
+#[inline]
+fn every_bank_once(addresses: &[u64; 32], bytes: u32) -> bool {
+    let (passes, shift) = (bytes as usize / 4, bytes.trailing_zeros());
+    let lanes = 32 / passes;
+    let all = u32::MAX >> (32 - lanes);
+    addresses.chunks_exact(lanes).all(|pass| {
+        pass.iter().fold(0u32, |met, a| met | 1 << (a >> shift & (lanes as u64 - 1))) == all
+            && pass.iter().all(|a| a & (u64::from(bytes) - 1) == 0)
+    })
 }
 
 /// The words of a pass in which no two lanes meet at a bank, or all lanes want one place.

@@ -257,6 +257,7 @@ fn elements(ty: Type, word: u32) -> [f32; 4] {
         Type::Tf32 => [f32::from_bits(word & !0x1FFF), 0.0, 0.0, 0.0],
         Type::Bf16 => [f32::from_bits(word << 16), f32::from_bits(word & 0xFFFF_0000), 0.0, 0.0],
         Type::F16 => [f16(word & 0xFFFF), f16(word >> 16), 0.0, 0.0],
+        Type::E4m3 | Type::E5m2 => word.to_le_bytes().map(|b| super::convert::eight_bit_value(ty, b)),
         Type::S8 => word.to_le_bytes().map(|b| f32::from(b as i8)),
         _ => word.to_le_bytes().map(f32::from),
     }

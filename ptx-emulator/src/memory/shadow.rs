@@ -34,6 +34,12 @@ impl Epoch {
         )
     }
 
+    /// The same by a lane, of one by lane 0.
+    #[inline(always)]
+    pub fn of_lane(self, lane: u32) -> Epoch {
+        Epoch(self.0 | u64::from(lane) << 54)
+    }
+
     /// The warp's count at the time.
     #[inline(always)]
     pub fn count(self) -> u32 {
@@ -169,9 +175,10 @@ impl Judge<'_> {
     /// Enters a write of all that a cell stands for when it races with nothing; else leaves the cell as it is.
     #[inline(always)]
     pub fn writes_whole(&self, cell: &mut Cell, me: Epoch) -> bool {
-        let against = |e: u64| e != 0 && !self.ordered(Epoch(e), me);
-        if against(cell[0]) || against(cell[1]) || against(cell[2]) {
-            return false;
+        for e in *cell {
+            if e != 0 && !self.ordered(Epoch(e), me) {
+                return false;
+            }
         }
         *cell = [me.with_bytes(0xF).0, 0, 0];
         true

@@ -3,7 +3,7 @@
 use super::host::{Change, HostMutant, Rig};
 use super::ptx::{self, PtxMutant};
 use super::table::{NOT_RUN, Outcome, SURVIVOR, Table};
-use super::{Caught, Kind, kind_name};
+use super::{Caught, Kind};
 use crate::decode::Module;
 use crate::device::Options;
 use crate::error::ModuleError;
@@ -217,23 +217,23 @@ impl Campaign {
             loop {
                 let mut setting = self.settings[w.setting].clone();
                 for check in &off {
-                    setting.checks.set(check, false);
-                    // Races of lanes and of warps are one kind of finding.
-                    setting.checks.lane_race &= *check != "race";
+                    setting.checks.set_detector(check, false);
                 }
                 let rig = self.rig(&setting).broken(Some(module.clone()), change.clone(), w.budget);
                 let Err(caught) = trial(&subject.cases[w.case], &Arc::new(rig)) else { break };
-                let checks: Vec<&str> = match &caught {
-                    Caught::Findings(kinds, _) => kinds.iter().filter_map(|k| k.check()).collect(),
+                // A deadlock or a trap is always reported, a wrong result stays one.
+                let mut checks: Vec<&str> = match &caught {
+                    Caught::Findings(checks, _) => checks.clone(),
                     _ => vec![],
                 };
+                checks.retain(|check| setting.checks.set_detector(check, false) && !off.contains(check));
                 if found.iter().all(|(_, before)| before.detector() != caught.detector()) {
                     found.push((w.case, caught));
                 }
                 if self.depth == Depth::First {
                     return found;
                 }
-                // Once more without the checks that spoke. A result that is wrong stays so.
+                // Once more without the checks that spoke.
                 if checks.is_empty() {
                     break;
                 }
@@ -265,25 +265,24 @@ impl Mutant {
         let found = found.unwrap_or_default();
         let mut detectors: Vec<String> = Vec::new();
         for (_, caught) in &found {
-            let names = match caught {
-                Caught::Findings(kinds, _) => kinds.iter().map(|k| kind_name(*k)).collect(),
-                _ => vec![caught.detector()],
-            };
-            detectors.extend(names);
+            match caught {
+                Caught::Findings(checks, _) => detectors.extend(checks.iter().map(|c| (*c).to_owned())),
+                _ => detectors.push(caught.detector()),
+            }
         }
         let mut seen = HashSet::new();
         detectors.retain(|d| seen.insert(d.clone()));
-        let first = found.first();
-        Outcome {
-            id,
-            kind,
-            line,
-            change,
-            detector: first.map_or(none.into(), |f| f.1.detector()),
-            detectors,
-            message: first.map_or(String::new(), |f| f.1.to_string().lines().next().unwrap_or("").to_owned()),
-            case: first.map_or(String::new(), |f| subject.cases[f.0].name.to_owned()),
-        }
+        let (detector, message) = match found.first() {
+            None => (none.into(), String::new()),
+            Some((case, caught)) => {
+                let case = if matches!(self, Mutant::Ptx(_)) { subject.cases[*case].name } else { "" };
+                let text = caught.to_string();
+                let line = text.lines().next().unwrap_or("");
+                let colon = if case.is_empty() { "" } else { ": " };
+                (caught.detector(), format!("{case}{colon}{line}"))
+            }
+        };
+        Outcome { id, kind, line, change, detector, findings: detectors, message }
     }
 }
 

@@ -18,7 +18,6 @@ pub use program::ProgramCampaign;
 pub use ptx::PtxMutant;
 pub use table::{Explained, Outcome, Table};
 
-use crate::check::FindingKind;
 use crate::counters::Report;
 use crate::error::{LaunchError, MemoryError, ModuleError};
 use serde::Serialize;
@@ -102,8 +101,8 @@ impl Kind {
 /// What found a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caught {
-    /// Findings of the emulator's checks.
-    Findings(Vec<FindingKind>, String),
+    /// Findings: the checks that made them, see [`Finding::detector`](crate::Finding::detector), and the report.
+    Findings(Vec<&'static str>, String),
     /// More instructions than a right run takes many times over.
     Hang,
     /// The module, the launch or a copy of the host was refused.
@@ -120,19 +119,19 @@ impl Caught {
         if report.findings.is_empty() {
             return None;
         }
-        let mut kinds = Vec::new();
+        let mut checks = Vec::new();
         for f in &report.findings {
-            if !kinds.contains(&f.kind) {
-                kinds.push(f.kind);
+            if !checks.contains(&f.detector()) {
+                checks.push(f.detector());
             }
         }
-        Some(Caught::Findings(kinds, report.to_text()))
+        Some(Caught::Findings(checks, report.to_text()))
     }
 
-    /// The column of the table: the name of the first finding's kind, or what else it was.
+    /// The column of the table: the check that made the first finding, or what else it was.
     pub fn detector(&self) -> String {
         match self {
-            Caught::Findings(kinds, _) => kind_name(kinds[0]),
+            Caught::Findings(checks, _) => checks[0].into(),
             Caught::Hang => "hang".into(),
             Caught::Refused(_) => "refused".into(),
             Caught::WrongResult(_) => "wrong result".into(),
@@ -169,10 +168,4 @@ impl From<MemoryError> for Caught {
     fn from(e: MemoryError) -> Caught {
         Caught::Refused(e.to_string())
     }
-}
-
-/// The name of a finding's kind as reports write it.
-pub fn kind_name(kind: FindingKind) -> String {
-    let value = serde_json::to_value(kind).ok();
-    value.as_ref().and_then(|v| v.as_str()).unwrap_or("?").to_owned()
 }

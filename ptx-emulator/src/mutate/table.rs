@@ -15,20 +15,34 @@ pub struct Outcome {
     pub line: Option<u32>,
     /// The edit.
     pub change: String,
-    /// What found it first: a finding's kind, `wrong result`, `hang`, `refused` or `crash`; else `survivor` or `not run`.
+    /// What found it first: a check, `wrong result`, `hang`, `refused` or `crash`; else `survivor` or `not run`.
     pub detector: String,
-    /// All that find it, the first of them first, as far as the campaign looked.
-    pub detectors: Vec<String>,
-    /// The first line of what was found.
+    /// All that find it, the first of them first, as far as the campaign looked. May leave out `detector` where that is no check.
+    pub findings: Vec<String>,
+    /// The test that found it first, and the first line of what it said.
     pub message: String,
-    /// The test that found it; empty where none did.
-    pub case: String,
 }
 
 /// What `detector` says of a mutant that nothing found.
 pub const SURVIVOR: &str = "survivor";
 /// What `detector` says of a mutant for which no time was left.
 pub const NOT_RUN: &str = "not run";
+
+impl Outcome {
+    /// All that find it.
+    pub fn detectors(&self) -> Vec<&str> {
+        let mut all: Vec<&str> = self.findings.iter().map(String::as_str).collect();
+        if self.was_found() && !all.contains(&self.detector.as_str()) {
+            all.insert(0, &self.detector);
+        }
+        all
+    }
+
+    /// Whether anything finds it.
+    pub fn was_found(&self) -> bool {
+        self.detector != SURVIVOR && self.detector != NOT_RUN
+    }
+}
 
 /// The outcomes of a campaign.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -50,24 +64,21 @@ impl Table {
 
     /// Counts by kind and by what found it first.
     pub fn counts(&self) -> BTreeMap<Kind, BTreeMap<&str, usize>> {
-        self.count(|o| std::slice::from_ref(&o.detector))
+        self.count(|o| vec![&o.detector])
     }
 
     /// Counts by kind and by all that find it: a mutant counts once for each.
     pub fn counts_of_all(&self) -> BTreeMap<Kind, BTreeMap<&str, usize>> {
-        self.count(|o| match o.detectors.as_slice() {
-            [] => std::slice::from_ref(&o.detector),
-            detectors => detectors,
-        })
+        self.count(|o| if o.was_found() { o.detectors() } else { vec![&o.detector] })
     }
 
     fn count<'t>(
         &'t self,
-        of: impl Fn(&'t Outcome) -> &'t [String],
+        of: impl Fn(&'t Outcome) -> Vec<&'t str>,
     ) -> BTreeMap<Kind, BTreeMap<&'t str, usize>> {
         let mut counts: BTreeMap<Kind, BTreeMap<&str, usize>> = BTreeMap::new();
         for o in &self.outcomes {
-            of(o).iter().for_each(|d| *counts.entry(o.kind).or_default().entry(d).or_default() += 1);
+            of(o).into_iter().for_each(|d| *counts.entry(o.kind).or_default().entry(d).or_default() += 1);
         }
         counts
     }
@@ -101,14 +112,16 @@ impl Table {
         text
     }
 
-    /// What only one thing finds, as a table in Markdown: a row for each detector, with the ids of those that only it finds.
+    /// What only one thing finds, as a table in Markdown: a row for each detector; for the checks, with the ids of those that only
+    /// it finds.
     pub fn alone_to_text(&self) -> String {
         let mut by: BTreeMap<&str, (usize, Vec<&str>)> = BTreeMap::new();
         for o in &self.outcomes {
-            for d in &o.detectors {
+            let detectors = o.detectors();
+            for d in &detectors {
                 let row = by.entry(d).or_default();
                 row.0 += 1;
-                if o.detectors.len() == 1 {
+                if detectors.len() == 1 {
                     row.1.push(&o.id);
                 }
             }
@@ -116,7 +129,9 @@ impl Table {
         let mut text =
             String::from("| detector | finds | alone | which only it finds |\n| --- | --- | --- | --- |\n");
         for (detector, (all, alone)) in by {
-            text += &format!("| {detector} | {all} | {} | {} |\n", alone.len(), ranges(&alone));
+            // A wrong result needs a test that knows the right one; what only it finds is all that is no matter of form.
+            let ids = if detector == "wrong result" { String::new() } else { ranges(&alone) };
+            text += &format!("| {detector} | {all} | {} | {ids} |\n", alone.len());
         }
         text
     }
@@ -175,9 +190,7 @@ impl Explained {
 
     /// Reasons for mutants that were found after all, or that were run and do not exist: they are out of date.
     pub fn outdated(&self, table: &Table) -> Vec<String> {
-        let found = |id: &&String| {
-            table.outcomes.iter().any(|o| o.id == **id && o.detector != SURVIVOR && o.detector != NOT_RUN)
-        };
+        let found = |id: &&String| table.outcomes.iter().any(|o| o.id == **id && o.was_found());
         self.reasons.keys().filter(found).cloned().collect()
     }
 }

@@ -153,17 +153,22 @@ const FAMILIES: [&str; 66] = [
 #[test]
 fn every_form_that_the_decoder_produces_is_tested() {
     let all = [
+        crate::asynchronous::ALL,
         crate::bits::ALL,
+        crate::bulk::ALL,
         crate::compare::ALL,
         crate::control::ALL,
         crate::convert::ALL,
         crate::half::ALL,
         crate::integer::ALL,
+        crate::mbarrier::ALL,
         crate::memory::ALL,
         crate::real::ALL,
+        crate::scalars::ALL,
         crate::sync::ALL,
         crate::tensor::ALL,
         crate::warp::ALL,
+        crate::warpgroup::ALL,
     ];
     all.iter().flat_map(|list| list.iter()).for_each(|test| test());
     let found = forms();

@@ -12,16 +12,21 @@
     clippy::approx_constant
 )]
 
+mod asynchronous;
 mod bits;
+mod bulk;
 mod compare;
 mod control;
 mod convert;
 mod forms;
 mod half;
 mod integer;
+mod mbarrier;
 mod memory;
 mod real;
+mod scalars;
 mod support;
 mod sync;
 mod tensor;
 mod warp;
+mod warpgroup;

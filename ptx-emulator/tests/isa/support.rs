@@ -1,5 +1,6 @@
 //! Runs one instruction on many operands at once, and keeps account of which forms were run.
 
+use ptx_emulator::exec::copy::CopyOp;
 use ptx_emulator::ir::{Instruction, Op};
 use ptx_emulator::{Device, Gpu, LaunchConfig, Module, Options, Report};
 use std::collections::BTreeSet;
@@ -30,12 +31,36 @@ fn form(i: &Instruction) -> String {
         Op::Branch { uniform, .. } => format!("Branch uniform {uniform}"),
         Op::BranchIndexed(_) => "BranchIndexed".into(),
         Op::Call(c) => format!("Call direct {}", c.function.is_some()),
+        Op::Copy(op) => copy(op),
         Op::Lop3(_) => "Lop3".into(),
         Op::Convert(c) => format!(
             "Convert {:?} {:?} {:?} integral {} ftz {} sat {} relu {} satfinite {}",
             c.to, c.from, c.round, c.integral, c.ftz, c.sat, c.relu, c.satfinite
         ),
         other => format!("{other:?}").split(" { count").next().unwrap_or_default().to_owned(),
+    }
+}
+
+/// What of an asynchronous instruction makes it a form.
+fn copy(op: &CopyOp) -> String {
+    match op {
+        CopyOp::Async { bytes, .. } => format!("Copy Async {bytes}"),
+        CopyOp::Wait { .. } => "Copy Wait".into(),
+        CopyOp::BulkWait { read, .. } => format!("Copy BulkWait read {read}"),
+        CopyOp::Bulk(b) => format!(
+            "Copy Bulk {:?} rank {} multicast {} {}",
+            b.way,
+            b.rank,
+            b.multicast,
+            match b.reduction {
+                Some((op, _)) if b.rank > 0 => format!("{op:?}"),
+                Some((op, ty)) => format!("{op:?} {ty:?}"),
+                None => String::new(),
+            }
+        ),
+        CopyOp::Remote(r) => format!("Copy Remote {:?} {:?}", r.reduction, r.ty),
+        CopyOp::Barrier(b) => format!("Copy Barrier {:?} {:?}", b.action, b.space),
+        other => format!("Copy {other:?}"),
     }
 }
 

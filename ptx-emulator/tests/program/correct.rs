@@ -185,6 +185,34 @@ fn flags_with_fences() {
     }
 }
 
+#[test]
+fn flags_within_a_block() {
+    for (write, read, fence) in [
+        ("membar.cta; st.volatile.shared.u32 [s+4], 1;", "ld.volatile.shared.u32 %r2, [s+4];", "membar.cta;"),
+        (
+            "fence.acq_rel.cta; st.relaxed.cta.shared.u32 [s+4], 1;",
+            "ld.relaxed.cta.shared.u32 %r2, [s+4];",
+            "fence.acq_rel.cta;",
+        ),
+        ("st.release.cta.shared.u32 [s+4], 1;", "ld.acquire.cta.shared.u32 %r2, [s+4];", ""),
+        (
+            "fence.sc.cta; atom.shared.exch.b32 %r9, [s+4], 1;",
+            "atom.shared.or.b32 %r2, [s+4], 0;",
+            "fence.sc.cta;",
+        ),
+    ] {
+        let body = format!(
+            "setp.eq.u32 %p1, %r0, 0; @%p1 st.shared.u32 [s+4], 0; bar.sync 0;
+             setp.ge.u32 %p1, %r0, 32; @%p1 bra READ; setp.ne.u32 %p2, %r0, 0; @%p2 bra END;
+             st.shared.u32 [s], 7; {write} bra END;
+             READ: {read} setp.eq.u32 %p2, %r2, 0; @%p2 bra READ;
+             {fence} ld.shared.u32 %r3, [s]; st.global.u32 [%rd3], %r3; END:"
+        );
+        let out = silent(SHARED, "64", &body);
+        assert!(out[32..64].iter().all(|x| *x == 7), "{write}");
+    }
+}
+
 /// All blocks write, meet, and read what another block wrote. `note` marks the lines where a race would show.
 pub fn grid_barrier(fence: &str, note: &str) -> String {
     format!(

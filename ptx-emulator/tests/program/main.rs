@@ -2,6 +2,7 @@
 //! every way of being wrong.
 
 mod bugs;
+mod compiled;
 mod correct;
 mod usage;
 

@@ -14,6 +14,7 @@ struct Bf16Native;
 
 impl Dot<Zmm> for Bf16Native {
     const A_WORDS: usize = 1;
+    const CHAIN: usize = A_WORDS;
     #[inline(always)]
     unsafe fn dot<const NV: usize>(a: *const f32, b: [Zmm; NV], acc: [Zmm; NV]) -> [Zmm; NV] {
         // SAFETY: the caller vouches for the word and the instruction set; both bf16 vectors are 512 plain bits.

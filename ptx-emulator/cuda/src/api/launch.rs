@@ -34,11 +34,19 @@ pub fn prepare(
     let mut args = vec![0; size];
     if !arguments.params.is_null() {
         for (k, param) in kernel.params.iter().enumerate() {
-            let pointer = arguments.params.at(k)?;
-            let range = HostRange::new(pointer, param.bytes as usize)
-                .map_err(|s| s.because(format!("the pointer to argument {k} of '{name}' is null")))?;
+            let array = HostRange { address: arguments.params.0 as usize + k * 8, len: 8 };
+            let pointer = array.try_read().and_then(|b| b.try_into().ok()).map_or(0, usize::from_le_bytes);
+            let pointer = std::ptr::without_provenance::<c_void>(pointer);
+            let given = HostRange { address: pointer as usize, len: param.bytes as usize };
+            // An array that is too short goes on with whatever lies behind it, often a null or an address of nothing.
+            let bytes = given.try_read().filter(|_| !pointer.is_null()).ok_or_else(|| {
+                let count = kernel.params.len();
+                Status::INVALID_VALUE.because(format!(
+                    "'{name}' takes {count} arguments, and the pointer to argument {k} leads nowhere ({pointer:?}): were fewer given?"
+                ))
+            })?;
             let at = param.offset as usize;
-            args[at..at + param.bytes as usize].copy_from_slice(&range.read());
+            args[at..at + param.bytes as usize].copy_from_slice(&bytes);
         }
     } else if !arguments.extra.is_null() {
         let given = extra_buffer(arguments.extra)?;
@@ -69,9 +77,7 @@ pub fn prepare(
 
 /// A launch beyond the limits of the GPU is a finding as well as an error.
 fn refuse(d: &mut Held, kernel: &str, status: Status, message: String) -> crate::driver::Refusal {
-    if d.settings.options.checks.resource {
-        d.report.host_finding(FindingKind::Resource, kernel, None, message.clone());
-    }
+    d.report.host_finding(FindingKind::Resource, kernel, None, message.clone());
     status.because(message)
 }
 

@@ -5,7 +5,9 @@
 
 use crate::abi::{Handle, HostRange, In, Memcpy2D, Memcpy3D};
 use crate::driver::{Held, Outcome, thread_number};
+use crate::history::Clock;
 use crate::status::Status;
+use crate::stream::StreamKind;
 use crate::work::{Copy, Source, Target, Work, digest};
 use std::ffi::{c_uint, c_void};
 use std::sync::Arc;
@@ -19,6 +21,27 @@ fn host_may_write(d: &Held, range: HostRange) -> bool {
     };
     // The work of a busy stream is in another thread's hands.
     d.streams.values().any(|s| s.busy || s.queue.iter().any(|op| writes(&op.work)))
+}
+
+/// A copy between two devices in a legacy default stream begins when all that either device was given before is done, and is done
+/// before anything that either is given later (CUDA programming guide, "Peer-to-Peer Memory Copy"). These are the legacy streams of the
+/// devices' contexts, but for its own, with which it must be ordered for that; none for any other copy.
+fn others_of_a_peer_copy(d: &Held, copy: &Copy, stream: Handle) -> Vec<Handle> {
+    let device = |context: Handle| d.contexts.get(&context).map(|c| c.device);
+    let owner = |at: u64| {
+        let (base, _) = d.device.memory().range_of(at)?;
+        d.owners.get(&base).and_then(|o| device(o.context))
+    };
+    let (Source::Device(from), Target::Device(to)) = (&copy.source, &copy.target) else { return Vec::new() };
+    let legacy = d.streams.get(&stream).is_some_and(|s| s.kind == StreamKind::Legacy);
+    match (owner(*from), owner(*to)) {
+        (Some(a), Some(b)) if legacy && a != b => {
+            let either =
+                d.contexts.values().filter(|c| (c.device == a || c.device == b) && c.error.is_none());
+            either.map(|c| c.legacy).filter(|other| *other != stream).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Submits a copy; with `wait`, runs it before the call returns.
@@ -56,7 +79,19 @@ fn start(d: &mut Held, mut copy: Copy, stream: Handle, wait: bool) -> Outcome {
         };
     }
     let accesses = copy.accesses();
+    let others = if capturing { Vec::new() } else { others_of_a_peer_copy(d, &copy, stream) };
+    for &other in &others {
+        // All that the other device was given before.
+        let before = d.enqueue(other, Work::Nothing, Vec::new(), &Clock::new(), &[])?;
+        let clock = d.streams.get(&other).map(|s| s.clock.clone()).unwrap_or_default();
+        d.enqueue(stream, Work::Nothing, vec![(other, before)], &clock, &[])?;
+    }
     let seq = d.submit(stream, Work::Copy(copy), &accesses)?;
+    for other in others {
+        // And all that it is given later.
+        let clock = d.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default();
+        d.enqueue(other, Work::Nothing, vec![(stream, seq)], &clock, &[])?;
+    }
     if wait {
         let s = d.streams.get(&stream).ok_or(Status::INVALID_HANDLE)?;
         let (context, clock) = (s.context, s.clock.clone());

@@ -3,6 +3,8 @@
 use crate::abi::{HostRange, Out};
 use crate::driver::{Held, Outcome, Page, Pinned, thread_number};
 use crate::status::Status;
+use crate::work::{Source, Target, Work};
+use ptx_emulator::FindingKind;
 use std::ffi::{c_uint, c_void};
 
 fn allocate(d: &mut Held, out: Out<*mut c_void>, bytes: usize, flags: c_uint) -> Outcome {
@@ -27,6 +29,27 @@ fn allocate(d: &mut Held, out: Out<*mut c_void>, bytes: usize, flags: c_uint) ->
 entry! { fn cuMemHostAlloc(d, out: Out<*mut c_void>, bytes: usize, flags: c_uint) { allocate(d, out, bytes, flags) } }
 entry! { fn cuMemAllocHost_v2(d, out: Out<*mut c_void>, bytes: usize) { allocate(d, out, bytes, 0) } }
 
+/// Page-locked memory goes while a copy from or to it may still run: a finding. (That a driver waits here is not promised.)
+fn report_pending(d: &mut Held, address: usize) {
+    let Some(len) = d.pinned.get(&address).map(|p| p.len) else { return };
+    let range = HostRange { address, len };
+    let touches = |work: &Work| match work {
+        Work::Copy(copy) => {
+            matches!(copy.source, Source::Host(host, _) if host.overlaps(range))
+                || matches!(copy.target, Target::Host(host) if host.overlaps(range))
+        }
+        _ => false,
+    };
+    if d.streams.values().any(|s| s.queue.iter().any(|op| touches(&op.work))) {
+        let message = format!(
+            "the page-locked host buffer at {address:#x} is freed while a copy from or to it may still run: wait for the copy \
+             (stream or event) first"
+        );
+        let entry = d.entry;
+        d.report.host_finding(FindingKind::Freed, entry, Some(address as u64), message);
+    }
+}
+
 /// Lets all work that may still touch host memory come to its end.
 fn settle(d: &mut Held) -> Outcome {
     let targets: Vec<_> = d.streams.iter().map(|(&stream, s)| (stream, s.last)).collect();
@@ -41,6 +64,7 @@ entry! { fn cuMemFreeHost(d, pointer: *mut c_void) {
         Some(Pinned { memory: Some(_), .. }) => {}
         _ => return Err(Status::INVALID_VALUE.because("not the start of memory from cuMemHostAlloc, or freed already")),
     }
+    report_pending(d, pointer as usize);
     settle(d)?;
     d.pinned.remove(&(pointer as usize));
     Ok(())

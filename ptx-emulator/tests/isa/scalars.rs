@@ -2,7 +2,15 @@
 //!
 //! An instruction is written with `D` for its result and `A`, `B`, `C` for its operands.
 
-use ptx_emulator::{Device, Gpu, LaunchConfig, Module, Options};
+use crate::support::module;
+use ptx_emulator::{Device, Gpu, LaunchConfig, Options};
+
+pub const ALL: &[fn()] = &[
+    integers_of_32_bits,
+    integers_of_64_and_16_bits,
+    floats_of_32_bits_round_flush_and_saturate_as_told,
+    floats_of_16_and_64_bits,
+];
 
 /// Runs `instruction` on operands of `bits` bits each (result of `result` bits) and returns the result's bits.
 fn run(instruction: &str, bits: [u32; 3], result: u32, operands: [u64; 3]) -> u64 {
@@ -20,7 +28,7 @@ fn run(instruction: &str, bits: [u32; 3], result: u32, operands: [u64; 3]) -> u6
         ".reg .b{result} %d0;\n{}\nst.global.b{result} [%rd0+24], %d0;\nret; }}",
         i.replace('D', "%d0")
     );
-    let module = Module::parse(&text).unwrap_or_else(|e| panic!("{instruction}: {e}"));
+    let module = module(&text);
     let device = Device::new(Gpu::a100(), Options::default());
     let at = device.memory().alloc(32).unwrap();
     for (k, x) in operands.iter().enumerate() {
