@@ -37,6 +37,10 @@ fn every_mutant_of_a_small_kernel_is_found_and_counted() {
     assert_eq!(code, Some(0), "{text}");
     assert_eq!(json["counts"]["barrier"]["wrong result"], 1, "{text}");
     assert_eq!(run_usage(SUM), Some(2));
+    let nothing = ["mutate", SUM, "--kernel", "sum", "--grid", "1", "--block", "64", "--only", "fence"];
+    let buffers = ["--arg", &format!("buf:{}", file("in.bin")), "--arg", &format!("buf:{}", file("out.bin"))];
+    let out = Command::new(env!("CARGO_BIN_EXE_ptx-emulator")).args(nothing).args(buffers).output().unwrap();
+    assert_eq!(out.status.code(), Some(2));
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
