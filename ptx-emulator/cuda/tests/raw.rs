@@ -363,3 +363,62 @@ fn a_copy_between_devices_is_ordered_with_both_in_a_default_stream_and_in_no_oth
         }
     }
 }
+
+#[test]
+fn modules_and_graphs_are_looked_into() {
+    type Count = extern "C" fn(*mut u32, sys::CUmodule) -> u32;
+    type List = extern "C" fn(*mut sys::CUfunction, u32, sys::CUmodule) -> u32;
+    type Name = extern "C" fn(*mut *const c_char, sys::CUfunction) -> u32;
+    type Parameter = extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> u32;
+    type Edges = extern "C" fn(sys::CUgraph, *mut usize, *mut usize, *mut [u8; 8], *mut usize) -> u32;
+    type Depend = extern "C" fn(sys::CUgraph, *const usize, *const usize, *const [u8; 8], usize) -> u32;
+    run("modules_and_graphs_are_looked_into", &[], || {
+        let (_context, function, module) = context();
+        // SAFETY: symbols of the stand-in with these signatures, and places that outlive the calls.
+        unsafe {
+            let library = sys::culib();
+            let count = library.get::<Count>(b"cuModuleGetFunctionCount").unwrap();
+            let list = library.get::<List>(b"cuModuleEnumerateFunctions").unwrap();
+            let name = library.get::<Name>(b"cuFuncGetName").unwrap();
+            let parameter = library.get::<Parameter>(b"cuFuncGetParamInfo").unwrap();
+            let mut n = 0;
+            assert_eq!((count(&mut n, module), n), (0, 4));
+            let mut functions = [std::ptr::null_mut(); 4];
+            assert_eq!(list(functions.as_mut_ptr(), 4, module), 0);
+            assert!(functions.contains(&function));
+            let mut text = std::ptr::null();
+            assert_eq!(name(&mut text, function), 0);
+            assert_eq!(std::ffi::CStr::from_ptr(text), c"add_one");
+            let (mut offset, mut size) = (0, 0);
+            assert_eq!((parameter(function, 2, &mut offset, &mut size), offset, size), (0, 16, 4));
+            assert_eq!(parameter(function, 3, &mut offset, &mut size), 1);
+
+            let depend = library.get::<Depend>(b"cuGraphAddDependencies_v2").unwrap();
+            let edges = library.get::<Edges>(b"cuGraphGetEdges_v2").unwrap();
+            let mut graph = std::ptr::null_mut();
+            ok(sys::cuGraphCreate(&mut graph, 0));
+            let mut nodes = [std::ptr::null_mut(); 2];
+            for node in &mut nodes {
+                ok(sys::cuGraphAddEmptyNode(node, graph, std::ptr::null(), 0));
+            }
+            let [a, b] = nodes.map(|n| n as usize);
+            assert_eq!(depend(graph, &a, &b, &[1; 8], 1), 801, "no programmatic edges");
+            assert_eq!(depend(graph, &a, &b, std::ptr::null(), 1), 0);
+            assert_eq!(depend(graph, &a, &b, std::ptr::null(), 1), 1, "it is there already");
+            let (mut from, mut to, mut data, mut n) = (0, 0, [9; 8], 1);
+            assert_eq!(edges(graph, &mut from, &mut to, &mut data, &mut n), 0);
+            assert_eq!((from, to, data, n), (a, b, [0; 8], 1));
+            ok(sys::cuGraphDestroy(graph));
+            // By name, an older program gets the older signature.
+            let find = |version| {
+                let mut at = std::ptr::null_mut();
+                let name = c"cuGraphAddDependencies".as_ptr();
+                ok(sys::cuGetProcAddress_v2(name, &mut at, version, 0, std::ptr::null_mut()));
+                at
+            };
+            assert_eq!(find(13000) as usize, *depend as usize);
+            assert_ne!(find(12020), find(13000));
+        }
+    })
+    .clean();
+}
