@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """Makes golden cases of the tokenizers that GGUF files carry: small vocabularies, trained here, and what the reference
-libraries make of hard texts with them.
+libraries make of hard texts with them; and of chat templates.
 
-    python -m venv .venv && .venv/bin/pip install tokenizers sentencepiece
+    python -m venv .venv && .venv/bin/pip install tokenizers sentencepiece jinja2
     .venv/bin/python tests/make_goldens_tokenizers.py
 
 Each case is a file `tests/golden/tokenizers/CASE.json`: `metadata` are the keys `tokenizer.ggml.*` of a GGUF file, `texts`
 are triples of a text, its ids and what they decode to. The byte-level kinds are judged by `tokenizers`, with the
-pre-tokenizers of the published models; SentencePiece's by `sentencepiece`.
+pre-tokenizers of the published models; SentencePiece's by `sentencepiece`. `chat_templates.json` holds templates in the
+manner of published ones, and what Jinja makes of them as transformers sets it up.
 """
 
 import io
 import json
 import pathlib
 
+import jinja2.sandbox
 import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -103,6 +105,34 @@ def sentence_piece(case, prefix):
     save(case, metadata, lambda text: [1, *pieces.encode(text)], lambda ids: pieces.decode(ids[1:]))
 
 
+def chat_templates():
+    """Renders the templates of the file anew."""
+    path = ROOT / "chat_templates.json"
+    cases = json.loads(path.read_text())
+    jinja = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    turns = [
+        ("system", " Be brief. "),
+        ("user", "Hi\n there"),
+        ("assistant", "<think>\nhm\n</think>\n\nYes. "),
+        ("user", "Bye?"),
+    ]
+    for case in cases.values():
+        template = jinja.from_string(case["template"])
+        case["renderings"] = [
+            {
+                "turns": part,
+                "text": template.render(
+                    messages=[{"role": role, "content": content} for role, content in part],
+                    tools=None, documents=None, add_generation_prompt=True, bos_token="<s>", eos_token="</s>",
+                ),
+            }
+            for part in (turns, turns[1:2], turns[:2])
+        ]  # fmt: skip
+    path.write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n")
+
+
 if __name__ == "__main__":
     byte_level("gpt-2")
     byte_level("smollm", pre_tokenizers.Digits(individual_digits=True))
@@ -110,3 +140,4 @@ if __name__ == "__main__":
     byte_level("qwen2", pre_tokenizers.Split(words(r"\p{N}"), "isolated"), normalizer=normalizers.NFC())
     sentence_piece("llama", True)
     sentence_piece("llama-no-prefix", False)
+    chat_templates()

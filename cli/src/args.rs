@@ -294,7 +294,7 @@ pub struct Inspect {
     after_help = "Example:\n  selftok run dinov2-small/ --inputs pictures.safetensors -o features.safetensors"
 )]
 pub struct Run {
-    /// The network: a folder with config.json and its weights
+    /// The network: a folder with config.json and its weights, a GGUF file, or a Selftok checkpoint
     #[arg(value_name = "MODEL_DIR")]
     pub network: PathBuf,
     /// A safetensors file whose tensors have the names of the network's inputs, such as pixel_values or input_ids

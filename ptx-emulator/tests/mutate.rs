@@ -15,18 +15,7 @@ fn every_mutant_of_a_small_kernel_is_found_and_counted() {
     let run = |more: &[&str]| {
         let (input, output) = (format!("buf:{}", file("in.bin")), format!("buf:{}", file("out.bin")));
         let report = file("report.json");
-        let fixed = [
-            "mutate",
-            SUM,
-            "--kernel",
-            "sum",
-            "--grid",
-            "1",
-            "--block",
-            "64",
-            "--report",
-            &report,
-        ];
+        let fixed = ["mutate", SUM, "--kernel", "sum", "--grid", "1", "--block", "64", "--report", &report];
         let arguments = [&fixed[..], &["--arg", &input, "--arg", &output], more].concat();
         let out = Command::new(env!("CARGO_BIN_EXE_ptx-emulator")).args(arguments).output().unwrap();
         let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();

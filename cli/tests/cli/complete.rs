@@ -181,6 +181,30 @@ fn a_seed_decides_what_is_drawn() {
 }
 
 #[test]
+fn stats_tell_the_first_token_and_the_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    speaker(folder.path());
+    let found = last_line(folder.path(), &["la", "--stats", "--quiet"]);
+    assert_eq!((&found["stats"]["prompt_tokens"], &found["text"]), (&json!(2), &json!(SPOKEN)));
+    for name in ["first_token_s", "tokens_per_s"] {
+        assert!(found["stats"][name].as_f64().unwrap() > 0.0, "{found}");
+    }
+    let said = complete(folder.path(), &["la", "--stats"]).stderr;
+    assert!(said.contains("2 prompt tokens in") && said.contains("tokens a second"), "{said}");
+}
+
+#[test]
+fn int8_activations_change_nothing_where_no_weight_is_quantised() {
+    let folder = repository("tests/golden/models/qwen3");
+    let args = ["--ids", "3,1,4,1,5,9,2,6", "-n", "16", "--ignore-stop"];
+    let exact = last_line(&folder, &args);
+    assert_eq!(last_line(&folder, &[&args[..], &["--activations", "int8"]].concat()), exact);
+    let unknown = [&args[..], &["--activations", "int4"]].concat();
+    let ran = run(["complete", folder.to_str().unwrap()].iter().chain(&unknown));
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+}
+
+#[test]
 fn what_is_wrong_is_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     speaker(folder.path());

@@ -16,6 +16,7 @@
 //! ```
 
 mod complete;
+mod date;
 mod error;
 mod gguf;
 mod model;

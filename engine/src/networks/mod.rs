@@ -81,8 +81,8 @@ pub struct Network {
     cache: Cache,
 }
 
-/// Opens a network: a folder with `config.json` and its weights, a released Selftok checkpoint, or a GGUF file. Nothing is compiled
-/// yet.
+/// Opens a network: a folder with `config.json` and its weights, a released Selftok checkpoint, or a GGUF file or a folder of
+/// one. Nothing is compiled yet.
 ///
 /// # Errors
 /// If the network is not of a supported kind, or its files cannot be read, are not what they seem, or contradict each
@@ -90,14 +90,14 @@ pub struct Network {
 pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Network, Error> {
     let path = path.as_ref();
     let is_file = std::fs::metadata(path).map_err(|e| LoaderError::io(path, e))?.is_file();
+    let config_path = path.join("config.json");
+    let is_gguf = |path: &Path| path.extension().is_some_and(|extension| extension == "gguf");
+    let alone = Folder { path, config: &serde_json::Value::Null, device };
     let architecture = if is_file {
-        let folder = Folder { path, config: &serde_json::Value::Null, device };
-        match path.extension() {
-            Some(extension) if extension == "gguf" => causal::open(&folder)?,
-            _ => selftok::open(&folder)?,
-        }
+        if is_gguf(path) { causal::open(&alone)? } else { selftok::open(&alone)? }
+    } else if !config_path.exists() && files_of(path)?.iter().any(|file| is_gguf(file)) {
+        causal::open(&alone)?
     } else {
-        let config_path = path.join("config.json");
         let config: serde_json::Value = read_json(&config_path)?;
         let (field, value) = kind(&config, &config_path)?;
         let Some((_, open)) = REGISTRY.iter().find(|(name, _)| *name == value) else {
@@ -106,6 +106,11 @@ pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Network, Error> {
         open(&Folder { path, config: &config, device })?
     };
     Ok(Network { architecture, cache: Cache::new(device.clone()) })
+}
+
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, LoaderError> {
+    let entries = std::fs::read_dir(folder).map_err(|e| LoaderError::io(folder, e))?;
+    entries.map(|entry| Ok(entry.map_err(|e| LoaderError::io(folder, e))?.path())).collect()
 }
 
 /// The field that says what a configuration is of, and what it says.

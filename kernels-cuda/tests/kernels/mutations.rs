@@ -286,7 +286,8 @@ fn codebook_cases() -> Vec<Case<'static>> {
             let mut random = Random::new(9);
             let (x, codes) = (random.floats(70 * 16), random.floats(130 * 16));
             let odd = codebook::Odd { empty_slices: 2, ..Default::default() };
-            codebook::check_odd(e, &A100, &x, &codes, 16, odd);
+            let report = codebook::check_odd(e, &A100, &x, &codes, 16, odd);
+            codebook::no_more_than_needed(&report, &A100, 70, 130);
         }),
         case("ties", |e| {
             // For each pair of warps the same code twice, the first in the one's share and the second in the other's.
@@ -378,12 +379,12 @@ fn everything(family: &str) {
     std::fs::write(folder.join(format!("{family}.json")), table.to_json()).unwrap();
     std::fs::write(folder.join(format!("{family}.md")), &text).unwrap();
     println!("{text}");
-    explained(family, &table);
     if std::env::var_os("MUTATIONS_WRITE").is_some() {
         let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("mutations/tables");
         std::fs::create_dir_all(&tables).unwrap();
         std::fs::write(tables.join(format!("{family}.md")), &text).unwrap();
     }
+    explained(family, &table);
 }
 
 /// One mutant in so many, of each family: a few seconds.

@@ -41,6 +41,7 @@ pub(super) fn plain(space: Space, ty: Type) -> Access {
 pub(super) fn decode<'a>(cx: &mut FunctionDecoder<'_, 'a>, i: &'a ast::Instruction<'a>) -> Result<bool> {
     let mut m = Modifiers::new(i);
     match i.opcode {
+        "st" | "red" if m.take("async") => super::bulk::remote(cx, i, m, i.opcode == "red")?,
         "ld" | "ldu" | "st" => load_store(cx, i, &mut m)?,
         "atom" | "red" => atomic(cx, i, &mut m)?,
         "cvta" => {

@@ -3,7 +3,7 @@
 use super::access::{address, address_of};
 use super::function::{FunctionDecoder, Result};
 use super::modifiers::Modifiers;
-use crate::exec::bulk::{At, BulkOp, Way, reduces};
+use crate::exec::bulk::{At, BulkOp, RemoteOp, Way, reduces};
 use crate::exec::copy::CopyOp;
 use crate::exec::mbarrier::{Action, BarrierOp};
 use crate::ir::{AtomOp, Op, Pred, Slot};
@@ -267,6 +267,57 @@ fn tensor<'a>(
     }
     let (slot, wide, offset, _) = address_of(cx, *base, *offset, Space::Generic)?;
     Ok((slot, wide, offset))
+}
+
+/// Decodes what follows `st.async` or `red.async`.
+pub(super) fn remote<'a>(
+    cx: &mut FunctionDecoder<'_, 'a>,
+    i: &'a ast::Instruction<'a>,
+    mut m: Modifiers,
+    reduce: bool,
+) -> Result<()> {
+    if reduce {
+        m.need(&[("relaxed", ())])?;
+        m.need(&[("cluster", ())])?;
+    } else {
+        m.take("weak");
+    }
+    m.choose(&[("shared::cluster", ())]);
+    m.need(&[("mbarrier::complete_tx::bytes", ())])?;
+    let operation = if reduce { Some(m.need(&OPERATIONS)?) } else { None };
+    let count = if reduce { 1 } else { m.choose(&[("v2", 2), ("v4", 4)]).unwrap_or(1) };
+    let ty = m.ty()?;
+    m.finish()?;
+    cx.count(i, 3..=3)?;
+    use Type::*;
+    let known = match operation {
+        None => matches!(ty, B32 | B64 | U32 | U64 | S32 | S64 | F32 | F64) && count * ty.bytes() <= 16,
+        Some(AtomOp::Add) => matches!(ty, U32 | S32 | U64),
+        Some(AtomOp::Min | AtomOp::Max) => matches!(ty, U32 | S32),
+        Some(AtomOp::Inc | AtomOp::Dec) => ty == U32,
+        Some(_) => ty == B32,
+    };
+    if !known {
+        return Err(cx.error(format!("'{}.{}' is not supported", i.opcode, i.modifiers.join("."))));
+    }
+    let (to, to_wide, to_offset, _) = address(cx, &i.operands[0], Space::Shared)?;
+    let elements = cx.elements(&i.operands[1]);
+    if elements.len() != count as usize {
+        return Err(cx.error(format!("expected {count} elements, found {}", elements.len())));
+    }
+    let mut list = Vec::new();
+    for e in elements {
+        list.push(cx.source(e, ty)?);
+    }
+    let (barrier, wide, offset, _) = address(cx, &i.operands[2], Space::Shared)?;
+    let op = RemoteOp {
+        ty,
+        reduction: operation,
+        to: At { wide: to_wide, offset: to_offset },
+        barrier: At { wide, offset },
+    };
+    cx.emit_list(Op::Copy(CopyOp::Remote(op)), [], [to, Slot::NONE, barrier], list, 0);
+    Ok(())
 }
 
 /// Decodes what follows `cp.async.bulk.prefetch`: a hint to the cache, which changes no result.

@@ -57,6 +57,20 @@ pub struct BulkOp {
     pub barrier: At,
 }
 
+/// `st.async` and `red.async`: registers to the shared memory of a block of the cluster, announced to a barrier there.
+/// `s[0]` = where to, `s[2]` = barrier, `list` = values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteOp {
+    /// Type of a value.
+    pub ty: Type,
+    /// The operation, where it combines with what is there.
+    pub reduction: Option<AtomOp>,
+    /// Where to.
+    pub to: At,
+    /// Barrier.
+    pub barrier: At,
+}
+
 /// Bytes that lie together on both sides.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
@@ -83,7 +97,7 @@ pub struct Bulk {
     /// Warp and lane that issued it, and the bulk group.
     issuer: (u32, u32, u32),
     group: u32,
-    /// Bytes on their way out, once they have been read.
+    /// Bytes on their way, once they have been read.
     taken: Option<Vec<u8>>,
     number: u32,
     line: u32,
@@ -222,6 +236,48 @@ pub fn run(op: BulkOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instr
     Flow::Next
 }
 
+/// Issues asynchronous stores or reductions for the lanes of `m`.
+pub fn send(op: RemoteOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Instruction, m: u32) -> Flow {
+    let to = addresses(w, constants, i.s[0], op.to.wide, op.to.offset);
+    let barriers = addresses(w, constants, i.s[2], op.barrier.wide, op.barrier.offset);
+    let v = w.view(constants);
+    let each = op.ty.bytes();
+    let values: Vec<[u64; 32]> =
+        i.list.iter().map(|s| if each == 8 { v.read64(*s) } else { v.read32(*s).map(u64::from) }).collect();
+    for l in lanes(m) {
+        let bytes = each * values.len() as u32;
+        let place = cx.place(w, i, l, Space::Shared, to[l], bytes);
+        let barrier = cx.place(w, i, l, Space::Shared, barriers[l], 8);
+        let (Some(Place::Shared(rank, offset)), Some(Place::Shared(block, at))) = (place, barrier) else {
+            continue;
+        };
+        if rank != block {
+            cx.report(w, i, l as u32, FindingKind::Trap, Some(barriers[l]), || {
+                format!("the barrier is in block {block} of the cluster, the destination in {rank}")
+            });
+            continue;
+        }
+        let taken = values.iter().flat_map(|x| x[l].to_le_bytes().into_iter().take(each as usize)).collect();
+        let copy = Bulk {
+            way: Way::Exchange,
+            reduction: op.reduction.map(|how| (how, op.ty)),
+            source: (w.block, 0),
+            rank: rank as u32,
+            pieces: vec![Piece { shared: offset as u32, global: 0, bytes }],
+            fill: 0,
+            barrier: Some(at as u32),
+            issuer: (w.block, w.id, l as u32),
+            group: w.copies.bulk_group(l),
+            taken: Some(taken),
+            number: 0,
+            line: i.line,
+        };
+        issue(cx, w, i, l, copy);
+    }
+    w.clock.tick();
+    Flow::Next
+}
+
 fn load_map(cx: &mut Cx, w: &mut Warp, i: &Instruction, lane: usize, address: u64) -> [u64; 16] {
     let mut words = [0; 16];
     for (k, pair) in words.as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -309,8 +365,13 @@ fn issue(cx: &mut Cx, w: &mut Warp, i: &Instruction, lane: usize, mut copy: Bulk
             Way::Store => judge_shared(cx, w, i, lane, &judge, me, copy.rank, p, Touch::Reads),
             Way::Exchange => {
                 let from = Piece { shared: copy.source.1, ..*p };
-                let touch = if copy.reduction.is_some() { Touch::Changes } else { Touch::Writes };
-                judge_shared(cx, w, i, lane, &judge, me, copy.source.0, &from, Touch::Reads)
+                let touch = match (&copy.reduction, &copy.taken) {
+                    (None, _) => Touch::Writes,
+                    (_, None) => Touch::Changes,
+                    _ => Touch::ChangesDirectly,
+                };
+                (copy.taken.is_some()
+                    || judge_shared(cx, w, i, lane, &judge, me, copy.source.0, &from, Touch::Reads))
                     && judge_shared(cx, w, i, lane, &judge, target, copy.rank, p, touch)
             }
         };
@@ -337,6 +398,15 @@ enum Touch {
     Writes,
     /// Reads and writes as an atomic does.
     Changes,
+    /// The same, by the thread itself and not by the asynchronous proxy.
+    ChangesDirectly,
+}
+
+impl Touch {
+    /// Whether it is the proxy's, which sees what ordinary stores wrote only after a fence.
+    fn proxied(self) -> bool {
+        self != Touch::ChangesDirectly
+    }
 }
 
 /// Judges what a copy does with bytes of a block's shared memory. False when it cannot be done.
@@ -369,7 +439,7 @@ fn judge_shared(
     let flying = shared.flying(start, p.bytes);
     let unwritten = reads && shared.written[start..end].contains(&0);
     let found = if race { shared.enter(judge, me, start as u64, p.bytes, writes) } else { None };
-    let unfenced = reads && race && shared.unfenced(block, start, p.bytes);
+    let unfenced = touch.proxied() && reads && race && shared.unfenced(block, start, p.bytes);
     if touch == Touch::Writes {
         shared.take_off(p.shared, p.bytes.next_multiple_of(4), thread);
     }
@@ -467,7 +537,9 @@ pub fn land_for(cx: &mut Cx, rank: usize, barrier: u32) {
         let fill = c.fill.to_le_bytes();
         for p in &c.pieces {
             let mut bytes: Vec<u8> = (0..p.bytes as usize).map(|k| fill[k % 4]).collect();
-            if c.way == Way::Exchange {
+            if let Some(values) = &c.taken {
+                bytes.copy_from_slice(values);
+            } else if c.way == Way::Exchange {
                 let (block, at) = (c.source.0 as usize, c.source.1 as usize);
                 bytes.copy_from_slice(&cx.cluster.blocks[block].shared.data[at..at + p.bytes as usize]);
             } else if p.global != 0

@@ -3,7 +3,7 @@
 //! With eager completion a wait that is too loose would go unseen.
 
 use super::access::{Place, addresses};
-use super::bulk::{self, BulkOp};
+use super::bulk::{self, BulkOp, RemoteOp};
 use super::mbarrier::{self, Action, BarrierOp};
 use super::view::Plane;
 use super::warp::{Warp, lanes};
@@ -42,6 +42,8 @@ pub enum CopyOp {
     ProxyFence,
     /// A bulk copy.
     Bulk(BulkOp),
+    /// `st.async`, `red.async`
+    Remote(RemoteOp),
     /// `cp.async.bulk.commit_group`
     BulkCommit,
     /// `cp.async.bulk.wait_group N`
@@ -151,6 +153,7 @@ pub fn run(op: &CopyOp, cx: &mut Cx, w: &mut Warp, constants: &[Plane], i: &Inst
             w.clock.tick();
         }
         CopyOp::Bulk(op) => return bulk::run(op, cx, w, constants, i, m),
+        CopyOp::Remote(op) => return bulk::send(op, cx, w, constants, i, m),
         CopyOp::BulkCommit => lanes(m).for_each(|l| w.copies.bulk[l] += 1),
         CopyOp::BulkWait { groups, read } => {
             let until = w.copies.bulk.map(|n| n.saturating_sub(groups));

@@ -9,6 +9,7 @@ use ptx_emulator::{FindingKind, LaunchConfig, Module, Order};
 pub const ALL: &[fn()] = &[
     bytes_go_to_another_block,
     reductions_into_another_block,
+    stores_and_reductions_of_registers,
     reductions_into_device_memory,
     reductions_of_a_tensor,
     what_a_reduction_may_not_do,
@@ -115,6 +116,78 @@ fn reductions_into_another_block() {
             .flat_map(|sum| [sum as u32, (sum >> 32) as u32])
             .collect();
         assert_eq!(case.words(0, 16), expected, "{op}");
+    }
+}
+
+/// "st.async", "red.async": values of registers to another block, whose barrier counts their bytes.
+#[test]
+fn stores_and_reductions_of_registers() {
+    type Fold = fn(u32, u32) -> u32;
+    let x = |t: u32| t.wrapping_mul(0x3000_0001).wrapping_add(5);
+    let y = |t: u32| 9u32.wrapping_sub(t);
+    let (here, there) = ("mad.lo.u32 %r6, %r0, 0x30000001, 5; mov.u32 %r13, %r6;", "sub.u32 %r6, 9, %r0;");
+    let run = |send: &str| {
+        // Each of the sixteen threads sends its word, itself: no proxy is between.
+        let place = "add.u32 %r10, %r10, %r4; setp.eq.u32 %p1, %r12, 0; @%p1";
+        let text = to_neighbour(here, there, "bar.warp.sync 1;")
+            .replace("@%p1 bar.warp.sync 1;", &format!("{place} {send}"))
+            .replace("fence.proxy.async.shared::cta;", "");
+        let mut out = Vec::new();
+        for order in ORDERS {
+            let case = Case::new(order).buffer(&[0; 16]);
+            clean(&case.launch(&text, &pair()));
+            out = case.words(0, 16);
+        }
+        out
+    };
+    for ty in ["b32", "u32", "s32"] {
+        let send =
+            format!("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.{ty} [%r10], %r13, [%r11];");
+        assert_eq!(run(&send), (0..16).map(x).collect::<Vec<_>>(), "{ty}");
+    }
+    let cases: [(&str, Fold); 11] = [
+        ("add.u32", |old, x| old.wrapping_add(x)),
+        ("add.s32", |old, x| old.wrapping_add(x)),
+        ("min.u32", |old, x| old.min(x)),
+        ("max.u32", |old, x| old.max(x)),
+        ("min.s32", |old, x| (old as i32).min(x as i32) as u32),
+        ("max.s32", |old, x| (old as i32).max(x as i32) as u32),
+        ("inc.u32", |old, x| if old >= x { 0 } else { old + 1 }),
+        ("dec.u32", |old, x| if old == 0 || old > x { x } else { old - 1 }),
+        ("and.b32", |old, x| old & x),
+        ("or.b32", |old, x| old | x),
+        ("xor.b32", |old, x| old ^ x),
+    ];
+    for (op, fold) in cases {
+        let send = format!(
+            "red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.{op} [%r10], %r13, [%r11];"
+        );
+        assert_eq!(run(&send), (0..16).map(|t| fold(y(t), x(t))).collect::<Vec<_>>(), "{op}");
+    }
+    // Wide values and vectors: one thread sends four words, or two of 64 bits; the barrier expects no more.
+    for (form, value, words) in [
+        ("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32", "{%r13, 7, 8, 9}", [5, 7, 8, 9]),
+        ("st.async.weak.mbarrier::complete_tx::bytes.v2.u64", "{1, 2}", [1, 0, 2, 0]),
+        ("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32", "{%r13, 7}", [5, 7, 7, 6]),
+        ("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f64", "3", [0, 0x4008_0000, 7, 6]),
+        (
+            "red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u64",
+            "3",
+            [12, 8, 7, 6],
+        ),
+    ] {
+        let bytes = if form.contains("v4") || form.contains("v2.u64") { 16 } else { 8 };
+        let text = to_neighbour(here, there, &format!("{form} [%r10], {value}, [%r11];"))
+            .replace("_, [%r1], 64;", &format!("_, [%r1], {bytes};"));
+        let case = Case::new(Order::Forward).buffer(&[0; 16]);
+        clean(&case.launch(&text, &pair()));
+        assert_eq!(case.words(0, 4), words, "{form}");
+    }
+    for form in [
+        "st.async.weak.mbarrier::complete_tx::bytes.u16",
+        "red.async.relaxed.cluster.mbarrier::complete_tx::bytes.add.f32",
+    ] {
+        assert!(Module::parse(&kernel(1, &format!("{form} [s], %r0, [bar];"))).is_err(), "{form}");
     }
 }
 

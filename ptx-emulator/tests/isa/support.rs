@@ -58,6 +58,7 @@ fn copy(op: &CopyOp) -> String {
                 None => String::new(),
             }
         ),
+        CopyOp::Remote(r) => format!("Copy Remote {:?} {:?}", r.reduction, r.ty),
         CopyOp::Barrier(b) => format!("Copy Barrier {:?} {:?}", b.action, b.space),
         other => format!("Copy {other:?}"),
     }
