@@ -8,6 +8,7 @@ mod inspect;
 mod models;
 mod networks;
 mod recon;
+mod sample;
 mod signals;
 mod support;
 #[path = "../../../loader/tests/common/torch.rs"]
