@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes golden cases of ViT, DINOv2 and CLIP from the reference library, for options that the first ones do not cover.
+"""Makes golden cases of ViT, DINOv2, CLIP and causal transformers from the reference library, for options that the first
+ones do not cover.
 
     python -m venv .venv && .venv/bin/pip install torch transformers safetensors
     .venv/bin/python tests/make_goldens.py [CASE ...]
@@ -28,40 +29,50 @@ def randomise(model):
     generator = torch.Generator().manual_seed(7)
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
-        if "norm" in name or "lambda" in name:
+        if "norm" in name or "lambda" in name or ".ln_" in name:
             weight.data = (1 if name.endswith(("weight", "lambda1")) else 0) + 0.2 * noise
-        elif weight.ndim >= 2 and "position" not in name and "token" not in name:
+        elif weight.ndim >= 2 and not any(part in name for part in ("position", "token", "wte", "wpe")):
             weight.data = noise * (weight.shape[0] / weight.numel()) ** 0.5
         else:
             weight.data = 0.5 * noise
     return model.eval()
 
 
+VISION = (
+    transformers.ViTModel,
+    transformers.ViTForImageClassification,
+    transformers.Dinov2Model,
+    transformers.Dinov2ForImageClassification,
+    transformers.Dinov2WithRegistersModel,
+)
+
+
 def published_names(model, state):
     """Newer versions of the library rename modules when a file is read; the published files keep the first names."""
     renamed, gates = {}, {}
     for name, tensor in state.items():
-        if isinstance(model, (transformers.ViTModel, transformers.Dinov2Model)):
+        if isinstance(model, VISION):
             name = name.replace(".attention.q_proj", ".attention.attention.query")
             name = name.replace(".attention.k_proj", ".attention.attention.key")
             name = name.replace(".attention.v_proj", ".attention.attention.value")
             name = name.replace(".attention.o_proj", ".attention.output.dense")
-        if isinstance(model, transformers.ViTModel):
+        if isinstance(model, VISION[:2]):
             name = name.replace(".mlp.fc1", ".intermediate.dense").replace(".mlp.fc2", ".output.dense")
             if "encoder." not in name:
                 name = name.replace("layers.", "encoder.layer.")
-        if ".mlp.gate_proj" in name or ".mlp.up_proj" in name:
+        if isinstance(model, VISION) and (".mlp.gate_proj" in name or ".mlp.up_proj" in name):
             joint = name.replace("gate_proj", "weights_in").replace("up_proj", "weights_in")
             gates.setdefault(joint, {})["gate" if "gate_proj" in name else "up"] = tensor
             continue
-        name = name.replace(".mlp.down_proj", ".mlp.weights_out")
+        if isinstance(model, VISION):
+            name = name.replace(".mlp.down_proj", ".mlp.weights_out")
         renamed[name] = tensor
     for name, parts in gates.items():
         renamed[name] = torch.cat([parts["gate"], parts["up"]])
     return renamed
 
 
-def save(case, model, inputs, results):
+def save(case, model, inputs, results, tower=True):
     folder = ROOT / case
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config.to_dict()
@@ -69,7 +80,9 @@ def save(case, model, inputs, results):
     (folder / "case.json").write_text("{}")
     state = published_names(model, model.state_dict())
     state = {k: v.contiguous().clone() for k, v in state.items() if "position_ids" not in k}
-    if isinstance(model, (transformers.CLIPVisionModel, transformers.CLIPTextModel)):
+    if getattr(model.config, "tie_word_embeddings", False):
+        state.pop("lm_head.weight", None)
+    if tower and isinstance(model, (transformers.CLIPVisionModel, transformers.CLIPTextModel)):
         tower = "vision_model." if isinstance(model, transformers.CLIPVisionModel) else "text_model."
         state = {k if k.startswith(tower) else tower + k: v for k, v in state.items()}
     save_file(state, folder / "model.safetensors")
@@ -95,6 +108,69 @@ def text(case, model, ids, wanted):
         out = randomise(model)(input_ids=ids)
     save(case, model, {"input_ids": ids}, {name: out[name] for name in wanted})
 
+
+def padded_text(case):
+    """As transformers 5 saves the tower: without its name before each tensor's."""
+    model = clip_text(transformers.CLIPTextModel, eos_token_id=58)
+    inputs = {
+        "input_ids": torch.tensor([[57, 3, 58, 0, 0, 0], [57, 4, 5, 6, 7, 58], [57, 2, 3, 4, 58, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]]),
+    }
+    with torch.no_grad():
+        out = randomise(model)(**inputs)
+    save(case, model, inputs, {name: out[name] for name in (HIDDEN, POOLED)}, tower=False)
+
+
+def clip_both(case):
+    """Both towers at once: embeddings of length 1, and every picture with every text."""
+    config = transformers.CLIPConfig(
+        vision_config=dict(CLIP, patch_size=8, image_size=24),
+        text_config=dict(CLIP, vocab_size=60, max_position_embeddings=12, bos_token_id=57, eos_token_id=58),
+        projection_dim=20,
+    )
+    model = transformers.CLIPModel(config)
+    inputs = {
+        "pixel_values": pictures(2, 3, 24, 24),
+        "input_ids": torch.tensor([[57, 3, 58, 0, 0], [57, 4, 5, 6, 58], [57, 2, 3, 58, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]),
+    }
+    with torch.no_grad():
+        out = randomise(model)(**inputs)
+    save(case, model, inputs, {n: out[n] for n in ("image_embeds", "text_embeds", "logits_per_image", "logits_per_text")})
+
+
+def causal(case, model, length=24, **more):
+    """Logits of two texts; those of an id that sees none, itself included, are set to 0."""
+    ids = torch.randint(0, model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(3))
+    inputs = {"input_ids": ids, **more}
+    with torch.no_grad():
+        logits = randomise(model)(**inputs).logits
+    if "attention_mask" in more:
+        logits = logits * (more["attention_mask"].cumsum(-1) > 0)[..., None]
+    save(case, model, inputs, {"logits": logits})
+
+
+def rope(rope_type, **options):
+    return dict(rope_parameters=dict(rope_type=rope_type, rope_theta=10000.0, **options))
+
+
+def llama(family="Llama", **options):
+    config = dict(
+        SMALL, vocab_size=96, intermediate_size=48, num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1,
+        eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    config = getattr(transformers, f"{family}Config")(**{**config, **options})
+    return getattr(transformers, f"{family}ForCausalLM")(config)
+
+
+def gpt2(**options):
+    config = dict(vocab_size=96, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2)
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**config, **options))
+
+
+RIGHT = torch.tensor([[1] * 15 + [0] * 9, [1] * 24])
+LEFT = torch.tensor([[0] * 9 + [1] * 15, [1] * 24])
+COUNTED = (LEFT.cumsum(-1) - 1).clamp(min=0)
 
 HIDDEN, POOLED = "last_hidden_state", "pooler_output"
 
@@ -132,6 +208,31 @@ CASES = {
     "dinov2.smaller": lambda case: vision(
         case, dinov2(patch_size=2, image_size=20, hidden_act="silu"), (1, 3, 10, 6), [HIDDEN, POOLED]
     ),
+    # Registers, and fewer patches than the table has: resized with antialiasing.
+    "dinov2.registers": lambda case: vision(
+        case,
+        transformers.Dinov2WithRegistersModel(
+            transformers.Dinov2WithRegistersConfig(**SMALL, patch_size=2, image_size=20, num_register_tokens=3)
+        ),
+        (1, 3, 10, 24),
+        [HIDDEN, POOLED],
+    ),
+    "dinov2.classifier": lambda case: vision(
+        case,
+        transformers.Dinov2ForImageClassification(
+            transformers.Dinov2Config(**SMALL, patch_size=7, image_size=28, num_labels=5)
+        ),
+        (2, 3, 28, 21),
+        ["logits"],
+    ),
+    "vit.classifier": lambda case: vision(
+        case,
+        transformers.ViTForImageClassification(
+            transformers.ViTConfig(**SMALL, intermediate_size=48, patch_size=4, image_size=16, num_labels=5)
+        ),
+        (2, 3, 16, 16),
+        ["logits"],
+    ),
     "vit.bare": lambda case: vision(
         case, vit(pooler=False, qkv_bias=False, hidden_act="relu"), (1, 3, 16, 16), [HIDDEN]
     ),
@@ -166,6 +267,38 @@ CASES = {
         [[57, 2, 9, 59, 1], [57, 59, 2, 59, 4]],
         [HIDDEN, POOLED],
     ),
+    "clip_text.padded": padded_text,
+    "clip.both": clip_both,
+    # Biases, heads of a size of their own, another gate.
+    "llama.options": lambda case: causal(
+        case, llama(attention_bias=True, mlp_bias=True, head_dim=12, hidden_act="gelu", rms_norm_eps=1e-3)
+    ),
+    "llama.linear": lambda case: causal(case, llama(num_key_value_heads=1, **rope("linear", factor=4.0))),
+    # Dynamic scaling has no effect within the positions of training.
+    "llama.dynamic": lambda case: causal(case, llama(num_key_value_heads=None, **rope("dynamic", factor=2.0))),
+    "llama.yarn": lambda case: causal(
+        case,
+        llama(
+            head_dim=32,
+            **rope(
+                "yarn", factor=4.0, original_max_position_embeddings=16, truncate=False, beta_fast=4, beta_slow=0.25,
+                mscale=1.0, mscale_all_dim=0.5,
+            ),
+        ),
+    ),  # fmt: skip
+    "llama.right_padded": lambda case: causal(case, llama(tie_word_embeddings=True), attention_mask=RIGHT),
+    "llama.left_padded": lambda case: causal(case, llama(), attention_mask=LEFT, position_ids=COUNTED),
+    "mistral.window": lambda case: causal(case, llama("Mistral", sliding_window=7)),
+    # A window in the second layer alone.
+    "qwen2.window": lambda case: causal(
+        case, llama("Qwen2", use_sliding_window=True, sliding_window=5, max_window_layers=1)
+    ),
+    "gpt2.scaled": lambda case: causal(
+        case,
+        gpt2(scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True, n_inner=40, activation_function="quick_gelu"),
+    ),
+    # Positions by column, as the reference library has them where it is given a mask alone.
+    "gpt2.left_padded": lambda case: causal(case, gpt2(tie_word_embeddings=False), attention_mask=LEFT),
 }
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ fn dinov2_case(name: &'static str) {
     let case = Case::open(name);
     let (given, batch, image) = case.pictures();
     let expected = ["last_hidden_state", "pooler_output"];
-    case.judge(dinov2::graph(&case.config(), batch, image).unwrap(), given, batch, &expected);
+    case.judge(dinov2::graph(&case.config(), None, batch, image).unwrap(), given, batch, &expected);
     case.black_box("pixel_values", &expected);
 }
 
@@ -111,7 +111,7 @@ fn clip_text_case(name: &'static str, expected: &[&str]) {
     });
     let end = Array::from_f32(&[batch], &end.collect::<Vec<_>>());
     let projection = case.has("text_projection.weight");
-    let graph = clip::text(&config, projection, batch, length).unwrap();
+    let graph = clip::text(&config, projection, batch, length, false).unwrap();
     case.judge(graph, inputs([("input_ids", ids), ("end", end)]), batch, expected);
     case.black_box("input_ids", expected);
 }
@@ -157,7 +157,7 @@ fn a_text_ends_where_the_reference_library_has_it() {
 fn a_part_filled_batch_gives_what_a_full_one_does() {
     let case = Case::open("dinov2");
     let (given, batch, image) = case.pictures();
-    let program = Program::from(dinov2::graph(&case.config(), batch + 1, image).unwrap());
+    let program = Program::from(dinov2::graph(&case.config(), None, batch + 1, image).unwrap());
     let mut pixels = given["pixel_values"].clone();
     pixels.shape[0] += 1;
     pixels.data.resize(pixels.shape.iter().product(), f64::NAN);

@@ -195,12 +195,30 @@ pub struct Sample {
     /// Of flow matching: how far levels are moved towards noise [default: the scheduler's, else 3]
     #[arg(long, value_name = "SHIFT")]
     pub shift: Option<f64>,
+    /// Draw the starting noise from this seed (torch.manual_seed's) where the inputs hold none
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Height and width of the drawn noise, in cells of the latent [default: config.json's sample_size]
+    #[arg(long, value_name = "HxW", value_parser = size, requires = "seed")]
+    pub size: Option<[usize; 2]>,
+    /// Samples to draw [default: as many as the conditions have rows]
+    #[arg(long, value_name = "N", requires = "seed")]
+    pub count: Option<usize>,
     /// The tensors that go in
     #[arg(long, value_name = "IN.safetensors")]
     pub inputs: PathBuf,
     /// The file of results
     #[arg(long, short, value_name = "OUT.safetensors")]
     pub output: PathBuf,
+}
+
+/// `64x96`, or `64` for both sides.
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let (h, w) = text.split_once('x').unwrap_or((text, text));
+    match (h.parse(), w.parse()) {
+        (Ok(h), Ok(w)) => Ok([h, w]),
+        _ => Err("expected HEIGHTxWIDTH or one number for both, such as 64x96".into()),
+    }
 }
 
 /// `complete`.
@@ -294,7 +312,7 @@ pub struct Inspect {
     after_help = "Example:\n  selftok run dinov2-small/ --inputs pictures.safetensors -o features.safetensors"
 )]
 pub struct Run {
-    /// The network: a folder with config.json and its weights
+    /// The network: a folder with config.json and its weights, a GGUF file, or a Selftok checkpoint
     #[arg(value_name = "MODEL_DIR")]
     pub network: PathBuf,
     /// A safetensors file whose tensors have the names of the network's inputs, such as pixel_values or input_ids

@@ -29,7 +29,7 @@ pub fn run(common: &Common, args: Complete) -> Result<()> {
         (Err(error), true) => return Err(error.into()),
     };
     let prompt = prompt(&args, &model, text.as_ref())?;
-    let context = model.config().max_positions().min(prompt.len().saturating_add(args.max_new));
+    let context = model.config().max_positions().min(prompt.len().saturating_add(args.max_new.max(1)));
     let mut session = model.session(Sessions { context: context.max(1), ..Sessions::default() })?;
     let stop = if args.ignore_stop { vec![] } else { model.stop_ids() };
     let sampling = Sampling {

@@ -25,7 +25,7 @@ pub fn run(common: &args::Common, args: args::Run) -> Result<()> {
         }
     }
     output::check_file(&args.output)?;
-    let inputs = NamedTensors::open(&args.inputs)?;
+    let mut inputs = NamedTensors::open(&args.inputs)?;
     let mut device = device(common)?;
     if common.dtype == Dtype::Bf16 {
         device = device.with_compute(ComputeType::Bf16);
@@ -35,6 +35,16 @@ pub fn run(common: &args::Common, args: args::Run) -> Result<()> {
     }
     let network = networks::open(&args.network, &device)?;
     let opened = started.elapsed();
+    let notes: Vec<String> = network.notes(&inputs).into_iter().map(String::from).collect();
+    for name in notes {
+        if !common.quiet {
+            let path = args.inputs.display();
+            note(&format!(
+                "{path}: '{name}' is neither an input nor a result of this network; it is passed over"
+            ));
+        }
+        inputs = inputs.without(&name);
+    }
     let outputs = network.run(&inputs)?;
     outputs.save(&args.output)?;
 

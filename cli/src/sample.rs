@@ -36,15 +36,26 @@ pub fn run(common: &args::Common, args: args::Sample) -> Result<()> {
     }
     let mut sampler = Sampler::open(&args.network, &device)?;
     if let Some(shift) = args.shift {
-        sampler.scheduler().shift = shift;
+        // What is asked for counts, and not what a size would give.
+        (sampler.scheduler().shift, sampler.scheduler().use_dynamic_shifting) = (shift, None);
+    }
+    let accepted = sampler.accept(&inputs)?;
+    if args.seed.is_none() && !accepted.has("sample") {
+        let given = inputs.describe();
+        let what = "hold no starting noise: add `sample`, or draw it with --seed";
+        return Err(Usage(format!("the inputs ({given}) {what}")).into());
     }
     let known = sampler.inputs();
     // A misspelt condition would be sampled without; a recording's own results and notes are no matter.
     let unread: Vec<_> =
-        inputs.iter().map(|(name, _)| name.as_str()).filter(|name| !known.contains(name)).collect();
+        inputs.iter().map(|(name, _)| name.as_str()).filter(|name| !sampler.reads(name)).collect();
     if !unread.is_empty() && !common.quiet {
         note(&format!("not read: {}; inputs are {}", unread.join(", "), known.join(", ")));
     }
+    let inputs = match args.seed {
+        Some(seed) => sampler.draw(&accepted, seed, args.size, args.count)?,
+        None => accepted,
+    };
     let opened = started.elapsed();
     let options = SampleOptions { solver: args.solver, steps: args.steps, guidance: args.cfg };
     let outputs = sampler.sample(&inputs, options, Some(&cancel), None)?;
@@ -58,6 +69,7 @@ pub fn run(common: &args::Common, args: args::Sample) -> Result<()> {
             "solver": args.solver.name(),
             "steps": args.steps,
             "cfg": args.cfg,
+            "seed": args.seed,
             "device": device.to_string(),
             "seconds": { "open": opened.as_secs_f64(), "total": total.as_secs_f64() },
         }));

@@ -161,8 +161,30 @@ fn unpermute(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
     out
 }
 
+/// Keys of the metadata with their encoded values.
+type Keys = Vec<(String, Vec<u8>)>;
+
+/// A tokenizer of one byte-level letter an id.
+fn letters() -> Keys {
+    let alphabet: Vec<String> = (0..256u32).map(|i| char::from_u32(0x100 + i).unwrap().to_string()).collect();
+    [
+        ("model", text_value("gpt2")),
+        ("pre", text_value("smollm")),
+        ("tokens", texts_value(&alphabet)),
+        ("merges", texts_value(&[])),
+        ("eos_token_id", u32_value(7)),
+    ]
+    .map(|(key, value)| (format!("tokenizer.ggml.{key}"), value))
+    .into()
+}
+
 /// The golden model as a GGUF file, and as a folder that holds the numbers which the file stands for.
 fn write(format: Format, folder: &Path) -> PathBuf {
+    write_with(format, folder, letters())
+}
+
+/// The same with a tokenizer of its own.
+fn write_with(format: Format, folder: &Path, tokenizer: Keys) -> PathBuf {
     let weights = Weights::open(golden()).unwrap();
     let names = [
         ("self_attn.q_proj", "attn_q"),
@@ -194,7 +216,6 @@ fn write(format: Format, folder: &Path) -> PathBuf {
         tensors.push((short, shape.clone(), format, bytes));
         folder_tensors.push((name, shape, back.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()));
     }
-    let alphabet: Vec<String> = (0..256u32).map(|i| char::from_u32(0x100 + i).unwrap().to_string()).collect();
     let keys = [
         ("general.architecture", text_value("llama")),
         ("llama.context_length", u32_value(512)),
@@ -204,13 +225,10 @@ fn write(format: Format, folder: &Path) -> PathBuf {
         ("llama.attention.head_count", u32_value(4)),
         ("llama.attention.layer_norm_rms_epsilon", f32_value(1e-6)),
         ("llama.rope.dimension_count", u32_value(16)),
-        ("tokenizer.ggml.model", text_value("gpt2")),
-        ("tokenizer.ggml.pre", text_value("smollm")),
-        ("tokenizer.ggml.tokens", texts_value(&alphabet)),
-        ("tokenizer.ggml.merges", texts_value(&[])),
-        ("tokenizer.ggml.eos_token_id", u32_value(7)),
         ("tokenizer.chat_template", text_value("{{ messages[0].content }}|{{ eos_token }}")),
     ];
+    let own = tokenizer.iter().map(|(key, value)| (key.as_str(), value.clone()));
+    let keys: Vec<_> = keys.into_iter().chain(own).collect();
     let file = folder.join("model.gguf");
     std::fs::write(&file, gguf(&keys, &tensors)).unwrap();
     let views = folder_tensors.iter().map(|(name, shape, bytes)| {
@@ -308,4 +326,145 @@ fn what_a_file_contradicts_is_one_sentence() {
         )
     });
     assert!(heads.contains("dimension_count") || heads.contains("head"), "{heads}");
+}
+
+/// A case of `tests/golden/tokenizers`: the tokenizer as GGUF keys, and texts with their ids and what those decode to.
+fn tokenizer_case(case: &str) -> (Keys, Vec<(String, Vec<u32>, String)>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/golden/tokenizers/{case}.json"));
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let array = |kind: u32, values: &[serde_json::Value], bytes: &dyn Fn(&serde_json::Value) -> [u8; 4]| {
+        let head =
+            [&9u32.to_le_bytes()[..], &kind.to_le_bytes(), &(values.len() as u64).to_le_bytes()].concat();
+        values.iter().fold(head, |mut out, value| {
+            out.extend(bytes(value));
+            out
+        })
+    };
+    let value = |key: &str, value: &serde_json::Value| match value {
+        serde_json::Value::Bool(truth) => [&7u32.to_le_bytes()[..], &[u8::from(*truth)]].concat(),
+        serde_json::Value::Number(number) => u32_value(number.as_u64().unwrap() as u32),
+        serde_json::Value::String(text) => text_value(text),
+        serde_json::Value::Array(list) if key == "scores" => {
+            array(6, list, &|x| (x.as_f64().unwrap() as f32).to_le_bytes())
+        }
+        serde_json::Value::Array(list) if key == "token_type" => {
+            array(5, list, &|x| (x.as_i64().unwrap() as i32).to_le_bytes())
+        }
+        other => texts_value(&serde_json::from_value::<Vec<String>>(other.clone()).unwrap()),
+    };
+    let metadata = json["metadata"].as_object().unwrap();
+    let keys = metadata.iter().map(|(key, v)| (format!("tokenizer.ggml.{key}"), value(key, v))).collect();
+    (keys, serde_json::from_value(json["texts"].clone()).unwrap())
+}
+
+#[test]
+fn every_kind_of_tokenizer_cuts_hard_texts_as_its_own_library_does() {
+    let device = Device::cpu(CpuOptions { threads: 1, ..CpuOptions::default() }).unwrap();
+    for case in ["gpt-2", "smollm", "llama-bpe", "qwen2", "llama", "llama-no-prefix"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (keys, texts) = tokenizer_case(case);
+        let model = CausalModel::open(write_with(Format::Q4_0, folder.path(), keys), &device).unwrap();
+        let tokenizer = model.text().unwrap();
+        for (text, ids, back) in texts {
+            assert_eq!(tokenizer.encode(&text).unwrap(), ids, "{case}: {text:?}");
+            assert_eq!(tokenizer.decode(&ids).unwrap(), back, "{case}: {text:?}");
+            let mut stream = tokenizer.stream();
+            let mut streamed: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+            streamed += &stream.finish().unwrap();
+            assert_eq!(streamed, back, "{case}: {text:?} as a stream");
+        }
+    }
+}
+
+#[test]
+fn gpt2_has_an_architecture_of_its_own() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/gpt2");
+    let weights = Weights::open(&golden).unwrap();
+    let names = [
+        ("attn.c_attn", "attn_qkv"),
+        ("attn.c_proj", "attn_output"),
+        ("ln_1", "attn_norm"),
+        ("ln_2", "ffn_norm"),
+        ("mlp.c_fc", "ffn_up"),
+        ("mlp.c_proj", "ffn_down"),
+        ("wte", "token_embd"),
+        ("wpe", "position_embd"),
+        ("ln_f", "output_norm"),
+    ];
+    let mut tensors = vec![];
+    for name in weights.names() {
+        let (mut values, mut shape) = (weights.to_f32(name).unwrap(), weights.info(name).unwrap().shape);
+        let (from, to) = names.iter().find(|(from, _)| name.contains(from)).unwrap();
+        if from.contains(".c_") && shape.len() == 2 {
+            // Stored [in, out]; a GGUF file has [out, in].
+            let (rows, columns) = (shape[0], shape[1]);
+            values = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]).collect();
+            shape.reverse();
+        }
+        let end = name.rsplit('.').next().unwrap();
+        let layer = name.split('.').find_map(|part| part.parse::<usize>().ok());
+        let prefix = layer.map_or(String::new(), |layer| format!("blk.{layer}."));
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        tensors.push((format!("{prefix}{to}.{end}"), shape, Format::F32, bytes));
+    }
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden.join("config.json")).unwrap()).unwrap();
+    let number = |field: &str| u32_value(config[field].as_u64().unwrap() as u32);
+    let keys = [
+        ("general.architecture", text_value("gpt2")),
+        ("gpt2.context_length", number("n_positions")),
+        ("gpt2.embedding_length", number("n_embd")),
+        ("gpt2.block_count", number("n_layer")),
+        ("gpt2.attention.head_count", number("n_head")),
+        ("gpt2.attention.layer_norm_epsilon", f32_value(1e-5)),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    std::fs::write(&file, gguf(&keys, &tensors)).unwrap();
+    let device = Device::cpu(CpuOptions { threads: 1, ..CpuOptions::default() }).unwrap();
+    let ids: Vec<i64> = (0..40).map(|i| (i * 37 + 11) % 256).collect();
+    let logits = |path: &Path| CausalModel::open(path, &device).unwrap().logits(&ids, 2).unwrap();
+    assert_eq!(logits(&file), logits(&golden));
+}
+
+/// What llama.cpp's files say may be anything: no value makes opening panic, or take memory by it.
+#[test]
+fn mutated_metadata_are_refused_or_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::cpu(CpuOptions { threads: 1, ..CpuOptions::default() }).unwrap();
+    let (keys, _) = tokenizer_case("llama");
+    let good = std::fs::read(write_with(Format::Q4_0, folder.path(), keys)).unwrap();
+    let find = |what: &[u8]| good.windows(what.len()).position(|w| w == what).unwrap();
+    // Keys and small values in front, those of the tokenizer, and the table of tensors.
+    let regions = [
+        24..find(b"tokenizer.ggml"),
+        find(b"tokenizer.ggml.scores")..find(b"blk.0."),
+        find(b"blk.0.")..find(b"blk.0.") + 1500,
+    ];
+    let regions = regions.map(|region| (region.start, region.end));
+    let path = folder.path().join("mutated.gguf");
+    let (mut random, mut refused) = (1u64, 0);
+    let mut below = |n: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % n
+    };
+    for _ in 0..400 {
+        let mut bytes = good.clone();
+        for _ in 0..1 + below(3) {
+            let (start, end) = regions[below(3)];
+            let at = start + below(end - start);
+            match below(4) {
+                0 => bytes[at] ^= 1 << below(8),
+                1 => bytes[at..at + 4]
+                    .copy_from_slice(&[0u32, 1 << 16, u32::MAX, 1 << 31][below(4)].to_le_bytes()),
+                2 => bytes[at] = below(256) as u8,
+                _ => drop(bytes.drain(at..at + 1 + below(8))),
+            }
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let opened = CausalModel::open(&path, &device)
+            .and_then(|model| Ok((model.text()?.encode("two words")?, model.stop_ids())));
+        refused += usize::from(opened.is_err_and(|error| !error.to_string().is_empty()));
+    }
+    assert!((100..400).contains(&refused), "{refused} of 400 were refused");
 }

@@ -27,6 +27,19 @@ struct Inner {
     error: Option<GraphError>,
 }
 
+/// How [`Tensor::cached_attention_with`] attends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CachedHeads {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Factor on the scores; `head_dim^-1/2` where none.
+    pub scale: Option<f32>,
+    /// How many rows of the cache a row sees, its own included; all up to itself where none.
+    pub window: Option<usize>,
+}
+
 /// A value being recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor<'g> {
@@ -600,15 +613,26 @@ impl<'g> Tensor<'g> {
     /// `head_dim^-1/2`.
     pub fn cached_attention(
         self,
-        (k, v): (Tensor<'g>, Tensor<'g>),
-        (sequence, position): (Tensor<'g>, Tensor<'g>),
+        caches: (Tensor<'g>, Tensor<'g>),
+        places: (Tensor<'g>, Tensor<'g>),
         heads: usize,
         kv_heads: usize,
+    ) -> Tensor<'g> {
+        self.cached_attention_with(caches, places, CachedHeads { heads, kv_heads, scale: None, window: None })
+    }
+
+    /// The same with a scale or a window of its own.
+    pub fn cached_attention_with(
+        self,
+        (k, v): (Tensor<'g>, Tensor<'g>),
+        (sequence, position): (Tensor<'g>, Tensor<'g>),
+        CachedHeads { heads, kv_heads, scale, window }: CachedHeads,
     ) -> Tensor<'g> {
         let (q, cache) = (self.shape(), k.shape());
         let ok = heads > 0
             && kv_heads > 0
             && heads.is_multiple_of(kv_heads)
+            && window != Some(0)
             && q.rank() == 2
             && q.last().is_multiple_of(heads)
             && cache == v.shape()
@@ -622,8 +646,8 @@ impl<'g> Tensor<'g> {
         if !self.require(ok, "cached_attention", &others, want) {
             return self;
         }
-        let scale = (1.0 / ((q.last() / heads) as f64).sqrt()) as f32;
-        self.one(Op::CachedAttention { heads, kv_heads, scale }, &others, q)
+        let scale = scale.unwrap_or_else(|| (1.0 / ((q.last() / heads) as f64).sqrt()) as f32);
+        self.one(Op::CachedAttention { heads, kv_heads, scale, window }, &others, q)
     }
 
     /// Rotary embedding; see [`Op::Rope`].

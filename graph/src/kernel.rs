@@ -136,6 +136,8 @@ pub enum Kernel<T> {
         kv_heads: usize,
         /// Factor on the scores.
         scale: f32,
+        /// Rows of the cache that are seen; all where none.
+        window: Option<usize>,
         /// `[R, H*D]`
         out: T,
     },
@@ -336,7 +338,7 @@ impl<T> Kernel<T> {
                 mask: *mask,
                 out: f(out, "out", Write)?,
             },
-            Kernel::CachedAttention { q, k, v, sequence, position, heads, kv_heads, scale, out } => {
+            Kernel::CachedAttention { q, k, v, sequence, position, heads, kv_heads, scale, window, out } => {
                 Kernel::CachedAttention {
                     q: f(q, "q", Read)?,
                     k: f(k, "k", Read)?,
@@ -346,6 +348,7 @@ impl<T> Kernel<T> {
                     heads: *heads,
                     kv_heads: *kv_heads,
                     scale: *scale,
+                    window: *window,
                     out: f(out, "out", Write)?,
                 }
             }

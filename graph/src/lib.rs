@@ -11,7 +11,7 @@ mod passes;
 mod plan;
 mod shape;
 
-pub use builder::{Builder, Tensor};
+pub use builder::{Builder, CachedHeads, Tensor};
 pub use graph::{Graph, GraphError, Node, Program, Value, ValueId};
 pub use kernel::{Access, Kernel};
 pub use op::{Activation, Binary, Mask, NormKind, Op, RopeStyle, erf};

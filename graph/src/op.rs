@@ -216,8 +216,8 @@ pub enum Op {
         offset: Option<crate::Slot>,
     },
     /// Causal softmax attention of packed rows over caches: `q [R, H*D], k [S, L, KV*D], v [S, L, KV*D],
-    /// sequence [R], position [R]`. Row `i` sees rows `0..=position[i]` of cache `sequence[i]`, so that sequences of
-    /// any lengths share a run without padding. Result `[R, H*D]`.
+    /// sequence [R], position [R]`. Row `i` sees rows `0..=position[i]` of cache `sequence[i]`, or the last `window` of
+    /// them, so that sequences of any lengths share a run without padding. Result `[R, H*D]`.
     CachedAttention {
         /// Query heads `H`.
         heads: usize,
@@ -225,6 +225,8 @@ pub enum Op {
         kv_heads: usize,
         /// Factor on the scores.
         scale: f32,
+        /// How many rows of the cache are seen, the row's own included; all where none.
+        window: Option<usize>,
     },
     /// Rows of `table [V, C]` by `ids`: `[.., C]`.
     Embed,

@@ -45,6 +45,8 @@ argument!(f32, ".f32");
 
 /// The arguments of a kernel, as a struct that lists them in order.
 pub trait KernelArguments {
+    /// How the names of the kernels that take them begin.
+    const KERNELS: &'static str;
     /// The parameters in order.
     const PARAMETERS: &'static [Parameter];
 
@@ -56,9 +58,9 @@ pub trait KernelArguments {
     fn push<'a>(&'a self, launch: &mut cudarc::driver::LaunchArgs<'a>);
 }
 
-/// Declares the arguments of a kernel in order, with `PARAMETERS` and `pack`.
+/// Declares the arguments of the kernels whose names begin so, in order, with `PARAMETERS` and `pack`.
 macro_rules! arguments {
-    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)+ }) => {
+    ($(#[$meta:meta])* $name:ident of $kernels:literal { $($(#[$field_meta:meta])* $field:ident: $type:ty,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq)]
         pub struct $name {
@@ -82,6 +84,7 @@ macro_rules! arguments {
         }
 
         impl $crate::KernelArguments for $name {
+            const KERNELS: &'static str = $kernels;
             const PARAMETERS: &'static [$crate::Parameter] = $name::PARAMETERS;
 
             fn pack(&self) -> Vec<u8> {
@@ -106,7 +109,7 @@ mod tests {
 
     arguments! {
         /// Two words that need a gap between them.
-        Gapped {
+        Gapped of "none" {
             /// Four bytes.
             small: i32,
             /// Eight bytes, at 8.
@@ -132,13 +135,20 @@ mod tests {
 
     #[test]
     fn every_struct_lists_what_its_kernels_take() {
-        let of_entry = |entry: &str| match entry {
-            "codebook_merge" => codebook::MergeArguments::PARAMETERS,
-            _ if entry.starts_with("codebook_partial") => codebook::PartialArguments::PARAMETERS,
-            _ if entry.starts_with("attention") => attention::Arguments::PARAMETERS,
-            _ if entry.starts_with("gemm") => gemm::Arguments::PARAMETERS,
-            _ if entry.starts_with("layer_norm") => layer_norm::Arguments::PARAMETERS,
-            _ => panic!("no arguments for {entry}"),
+        fn row<A: KernelArguments>() -> (&'static str, &'static [Parameter]) {
+            (A::KERNELS, A::PARAMETERS)
+        }
+        let rows = [
+            row::<attention::Arguments>(),
+            row::<codebook::MergeArguments>(),
+            row::<codebook::PartialArguments>(),
+            row::<gemm::Arguments>(),
+            row::<layer_norm::Arguments>(),
+        ];
+        let of_entry = |entry: &str| {
+            let fitting: Vec<_> = rows.iter().filter(|(kernels, _)| entry.starts_with(kernels)).collect();
+            assert_eq!(fitting.len(), 1, "one struct for {entry}");
+            fitting[0].1
         };
         for module in selftok_kernels_ptx::MODULES {
             for entry in module.entries {

@@ -11,6 +11,8 @@ use std::process::{Command, ExitStatus};
 use std::thread;
 
 use ptx_emulator::stand_in::StandIn;
+use selftok_kernels_cuda::device::{DeviceError, Kernels};
+use selftok_kernels_cuda::{Float, GpuLimits, MODELLED_GPUS, gemm, layer_norm};
 
 const GPUS: [&str; 4] = ["a100", "rtx4090", "h100", "rtx5090"];
 
@@ -131,3 +133,94 @@ fn a_device_that_is_not_there_is_an_error() {
     assert_eq!(ran.status.code(), Some(1), "{}", ran.text);
     assert!(ran.text.contains("CUDA_ERROR_INVALID_DEVICE"), "{}", ran.text);
 }
+
+/// Set in a child that runs a test's body on the stand-in.
+const CHILD: &str = "SELFTOK_DRIVER_TEST_CHILD";
+
+/// In the parent, runs this test again as a child on an emulated GPU, and gives true when that went well; in the child, false.
+fn in_parent(name: &str, gpu: &str) -> bool {
+    if std::env::var_os(CHILD).is_some() {
+        return false;
+    }
+    let stand_in = StandIn::new(&stand_in::library()).unwrap();
+    let mut command = stand_in.command(std::env::current_exe().unwrap().as_os_str());
+    command.args([name, "--exact", "--nocapture"]).env(CHILD, gpu).env("PTX_EMULATOR_GPU", gpu);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{gpu}: {}", String::from_utf8_lossy(&output.stderr));
+    // A launch that is refused for its shape is a finding as well; nothing else is to be found.
+    let report = stand_in.report();
+    let findings = report["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|f| f["kind"] == "resource"), "{report:#}");
+    true
+}
+
+#[test]
+fn the_limits_that_a_driver_gives_are_those_that_the_rules_are_tested_with() {
+    let name = "the_limits_that_a_driver_gives_are_those_that_the_rules_are_tested_with";
+    if GPUS.iter().fold(false, |_, gpu| in_parent(name, gpu)) {
+        return;
+    }
+    let asked = std::env::var(CHILD).unwrap();
+    let plain = |name: &str| name.to_lowercase().replace(' ', "");
+    let known = MODELLED_GPUS.into_iter().find(|gpu| plain(gpu.name) == asked).expect("a modelled GPU");
+    let kernels = Kernels::open(0).unwrap();
+    let found = kernels.limits();
+    let bandwidth = found.memory_bandwidth / known.memory_bandwidth;
+    assert!((bandwidth - 1.0).abs() < 0.01, "{bandwidth}");
+    let same = GpuLimits { name: known.name, memory_bandwidth: known.memory_bandwidth, ..found.clone() };
+    assert_eq!(&same, known);
+    assert!(kernels.name().starts_with("Emulated"));
+}
+
+#[test]
+fn what_cannot_be_launched_is_told_in_a_sentence() {
+    if in_parent("what_cannot_be_launched_is_told_in_a_sentence", "a100") {
+        return;
+    }
+    let kernels = Kernels::open(0).unwrap();
+    let unknown = kernels.function("gemm_bf16_f32_1x1x1").unwrap_err();
+    assert_eq!(unknown.to_string(), "there is no kernel 'gemm_bf16_f32_1x1x1'");
+    let stream = kernels.context().new_stream().unwrap();
+    let nothing = layer_norm::Arguments {
+        x: 0,
+        y: 0,
+        weight: 0,
+        bias: 0,
+        scale: 0,
+        shift: 0,
+        rows: 0,
+        cols: 8,
+        x_stride: 8,
+        y_stride: 8,
+        modulation_div: 1,
+        modulation_rows: 1,
+        modulation_stride: 8,
+        eps: 1e-6,
+        rms: 0,
+    };
+    // SAFETY: refused before anything is launched.
+    let error = unsafe { kernels.layer_norm(&stream, &SMALL, &nothing) }.unwrap_err();
+    assert!(matches!(error, DeviceError::Shape(_)), "{error:?}");
+    assert_eq!(error.to_string(), "layer_norm: rows is 0; a launch needs at least one");
+    // The arguments of another family never come to the driver.
+    let shape = gemm::Shape { m: 64, n: 64, k: 64, lda: 64, ldw: 64, output: Float::F32 };
+    let mut launch = gemm::launch(&shape, kernels.limits()).unwrap();
+    // SAFETY: likewise.
+    let error = unsafe { kernels.launch(&stream, &launch, &nothing) }.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "gemm_bf16_f32_64x64x32 was given the arguments of the kernels layer_norm_*"
+    );
+    // More threads than a block can have are the driver's to refuse; the error names the kernel.
+    launch = layer_norm::launch(&layer_norm::Shape { rows: 1, ..SMALL }).unwrap();
+    launch.block = [2048, 1, 1];
+    // SAFETY: likewise; no block runs.
+    let error = unsafe { kernels.launch(&stream, &launch, &nothing) }.unwrap_err().to_string();
+    assert!(
+        error.starts_with("layer_norm_f32_f32_warp: ") && error.contains("CUDA_ERROR_INVALID_VALUE"),
+        "{error}"
+    );
+}
+
+const SMALL: layer_norm::Shape =
+    layer_norm::Shape { rows: 0, cols: 8, input: Float::F32, output: Float::F32 };

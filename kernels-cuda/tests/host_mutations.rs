@@ -9,11 +9,11 @@ mod stand_in;
 use std::path::Path;
 use std::time::Duration;
 
-use ptx_emulator::mutate::{Explained, ProgramCampaign, Table};
+use ptx_emulator::mutate::{Depth, Explained, ProgramCampaign, Table};
 
 const FAMILIES: [&str; 4] = ["attention", "codebook", "gemm", "layer_norm"];
 
-fn campaign(family: &str, every: usize) -> ProgramCampaign {
+fn campaign(family: &str, every: usize, depth: Depth) -> ProgramCampaign {
     let program = [env!("CARGO_BIN_EXE_selftok-kernels-cuda"), "prove", family, "--size", "tiny"];
     ProgramCampaign {
         name: family.to_owned(),
@@ -26,18 +26,19 @@ fn campaign(family: &str, every: usize) -> ProgramCampaign {
         // One mistake can be made alone: `MUTATIONS_ONLY=gemm:order:3`.
         only: std::env::var("MUTATIONS_ONLY").unwrap_or_default(),
         every,
+        depth,
         budget: Duration::MAX,
     }
 }
 
 /// Makes the mistakes and holds the survivors against what is written of them.
-fn explained(every: usize) -> Vec<(&'static str, Table)> {
+fn explained(every: usize, depth: Depth) -> Vec<(&'static str, Table)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("mutations/host.md");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let explained = Explained::parse(&text);
     let mut tables = Vec::new();
     for family in FAMILIES {
-        let table = campaign(family, every).run().unwrap_or_else(|e| panic!("{e}"));
+        let table = campaign(family, every, depth).run().unwrap_or_else(|e| panic!("{e}"));
         let (missing, outdated) = (explained.missing(&table), explained.outdated(&table));
         assert!(
             missing.is_empty(),
@@ -61,7 +62,7 @@ fn explained(every: usize) -> Vec<(&'static str, Table)> {
 
 #[test]
 fn a_sample_of_mistakes_is_found_or_explained() {
-    for (family, table) in explained(12) {
+    for (family, table) in explained(12, Depth::First) {
         assert!(table.outcomes.len() >= 8, "{family}: {} mistakes were made", table.outcomes.len());
     }
 }
@@ -72,11 +73,12 @@ fn every_mistake_is_found_or_explained() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
     std::fs::create_dir_all(&folder).unwrap();
     let mut all = Table::default();
-    for (family, table) in explained(1) {
+    for (family, table) in explained(1, Depth::All) {
         println!("{family}\n{}", table.to_text());
         all.extend(table);
     }
-    println!("all\n{}", all.to_text());
+    let text = format!("{}\n{}\n{}", all.to_text(), all.all_to_text(), all.alone_to_text());
+    println!("all\n{text}");
     std::fs::write(folder.join("host.json"), all.to_json()).unwrap();
-    std::fs::write(folder.join("host.txt"), all.to_text()).unwrap();
+    std::fs::write(folder.join("host.md"), text).unwrap();
 }

@@ -111,33 +111,38 @@ pub fn compare(source: &dyn TensorSource, expected: &[Expected], ignore: &[Patte
     report
 }
 
-/// Lines shown of one group of differences.
+/// Names shown of one group of differences.
 const SHOWN: usize = 8;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the tensors are not those of the model")?;
+        let mut before = ": ";
+        let mut group = |f: &mut fmt::Formatter<'_>, title, items: Vec<_>| {
+            if items.is_empty() {
+                return Ok(());
+            }
+            f.write_str(std::mem::replace(&mut before, "; "))?;
+            group(f, title, items)
+        };
         let plain = |names: &[String]| names.iter().map(|n| (n.clone(), String::new())).collect();
         group(f, "missing", plain(&self.missing))?;
         group(f, "unexpected", plain(&self.unexpected))?;
         let misshapen = self.misshapen.iter();
         let misshapen =
-            misshapen.map(|(n, want, found)| (n.clone(), format!(": {want:?} is needed, {found:?} found")));
+            misshapen.map(|(n, want, found)| (n.clone(), format!(" ({want:?} is needed, {found:?} found)")));
         group(f, "of another shape", misshapen.collect())?;
         let mistyped = self.mistyped.iter();
         let mistyped =
-            mistyped.map(|(n, want, found)| (n.clone(), format!(": {want} is needed, {found} found")));
+            mistyped.map(|(n, want, found)| (n.clone(), format!(" ({want} is needed, {found} found)")));
         group(f, "of another dtype", mistyped.collect())
     }
 }
 
 /// Writes one group; names that differ in their first number alone (the layers of a stack) and say the same become
-/// one line.
+/// one.
 fn group(f: &mut fmt::Formatter<'_>, title: &str, items: Vec<(String, String)>) -> fmt::Result {
-    if items.is_empty() {
-        return Ok(());
-    }
-    write!(f, "\n  {title} ({}):", items.len())?;
+    write!(f, "{title} ({}): ", items.len())?;
     let mut order = Vec::new();
     let mut lines: BTreeMap<(String, String, String), Vec<u32>> = BTreeMap::new();
     for (name, note) in items {
@@ -149,17 +154,18 @@ fn group(f: &mut fmt::Formatter<'_>, title: &str, items: Vec<(String, String)>) 
         });
         numbers.extend(number);
     }
-    for (head, tail, note) in order.iter().take(SHOWN) {
+    for (i, (head, tail, note)) in order.iter().take(SHOWN).enumerate() {
         let numbers = &lines[&(head.clone(), tail.clone(), note.clone())];
         let number = match numbers[..] {
             [] => String::new(),
             [one] => one.to_string(),
             _ => format!("{{{}}}", ranges(numbers)),
         };
-        write!(f, "\n    {}{note}", shorten(&format!("{head}{number}{tail}")))?;
+        let comma = if i > 0 { ", " } else { "" };
+        write!(f, "{comma}{}{note}", shorten(&format!("{head}{number}{tail}")))?;
     }
     if order.len() > SHOWN {
-        write!(f, "\n    … and {} more", order.len() - SHOWN)?;
+        write!(f, " and {} more", order.len() - SHOWN)?;
     }
     Ok(())
 }

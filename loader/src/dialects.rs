@@ -1,4 +1,5 @@
-//! The name tables that are known: GGUF's short names, and what diffusers called attention before version 0.18.
+//! The name tables that are known: GGUF's short names, what diffusers called attention before version 0.18, and what
+//! transformers calls its modules since version 5.
 
 use crate::names::{Dialect, Transform};
 
@@ -41,6 +42,27 @@ pub fn gguf(architecture: &str, heads: usize, kv_heads: usize) -> Dialect {
     table
 }
 
+/// GGUF names of GPT-2 → those of Hugging Face (`transformer.h.{i}.…`), matrices `[out, in]`.
+pub fn gguf_gpt2() -> Dialect {
+    let mut table = Dialect::new().rename("output.weight", "lm_head.weight");
+    for (gguf, hf) in [
+        ("token_embd", "wte"),
+        ("position_embd", "wpe"),
+        ("output_norm", "ln_f"),
+        ("blk.{i}.attn_norm", "h.{i}.ln_1"),
+        ("blk.{i}.attn_qkv", "h.{i}.attn.c_attn"),
+        ("blk.{i}.attn_output", "h.{i}.attn.c_proj"),
+        ("blk.{i}.ffn_norm", "h.{i}.ln_2"),
+        ("blk.{i}.ffn_up", "h.{i}.mlp.c_fc"),
+        ("blk.{i}.ffn_down", "h.{i}.mlp.c_proj"),
+    ] {
+        for end in ["weight", "bias"] {
+            table = table.rename(&format!("{gguf}.{end}"), &format!("transformer.{hf}.{end}"));
+        }
+    }
+    table
+}
+
 /// GPT-2 as published: with or without the prefix `transformer.`, and with the matrices of its `Conv1D` layers, which are
 /// stored `[in, out]`, turned to `[out, in]`.
 pub fn gpt2() -> Dialect {
@@ -59,6 +81,63 @@ pub fn gpt2() -> Dialect {
         }
     }
     table
+}
+
+/// ViT as published; transformers 5 has other names in memory, which a file may hold that was not saved by its own
+/// `save_pretrained`.
+pub fn vit() -> Dialect {
+    let mut table = Dialect::new();
+    for prefix in ["", "vit."] {
+        let (from, to) = (format!("{prefix}layers.{{i}}"), format!("{prefix}encoder.layer.{{i}}"));
+        table = encoder_attention(table, &from, &to);
+        for (new, old) in [
+            ("layernorm_before", "layernorm_before"),
+            ("layernorm_after", "layernorm_after"),
+            ("mlp.fc1", "intermediate.dense"),
+            ("mlp.fc2", "output.dense"),
+        ] {
+            table = table.rename(&format!("{from}.{new}.*"), &format!("{to}.{old}.*"));
+        }
+    }
+    table
+}
+
+/// DINOv2 as published, with or without registers; see [`vit`].
+pub fn dinov2() -> Dialect {
+    let mut table = Dialect::new();
+    for prefix in ["", "dinov2.", "dinov2_with_registers."] {
+        let layer = format!("{prefix}encoder.layer.{{i}}");
+        table = encoder_attention(table, &layer, &layer);
+        for end in ["weight", "bias"] {
+            let name = |name: &str| format!("{layer}.mlp.{name}.{end}");
+            let joined = Transform::Concat { axis: 0 };
+            table = table
+                .rule(&[&name("gate_proj"), &name("up_proj")], &name("weights_in"), joined)
+                .rename(&name("down_proj"), &name("weights_out"));
+        }
+    }
+    table
+}
+
+/// The projections of the attention of a layer, under their published names.
+fn encoder_attention(table: Dialect, from: &str, to: &str) -> Dialect {
+    [
+        ("q_proj", "attention.query"),
+        ("k_proj", "attention.key"),
+        ("v_proj", "attention.value"),
+        ("o_proj", "output.dense"),
+    ]
+    .into_iter()
+    .fold(table, |table, (new, old)| {
+        table.rename(&format!("{from}.attention.{new}.*"), &format!("{to}.attention.{old}.*"))
+    })
+}
+
+/// One tower of CLIP saved without the name of the tower, as transformers 5 does: `prefix` is put before every name.
+pub fn clip_tower(prefix: &str) -> Dialect {
+    ["embeddings", "encoder", "pre_layrnorm", "post_layernorm", "final_layer_norm"]
+        .into_iter()
+        .fold(Dialect::new(), |table, part| table.rename(&format!("{part}.*"), &format!("{prefix}.{part}.*")))
 }
 
 /// Autoencoders saved by old versions of diffusers: `query`, `key`, `value`, `proj_attn` → `to_q`, `to_k`, `to_v`,

@@ -30,7 +30,7 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use gguf::{MetaArray, MetaValue, Metadata};
 pub use names::{Dialect, Transform, View};
-pub use open::read_json;
+pub use open::{from_json, read_json};
 pub use pattern::{Captures, Pattern};
 pub use source::{Generated, TensorInfo, TensorSource};
 pub use weights::{Tensor, Weights};

@@ -132,5 +132,28 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
         return Err(Error::config(path, format!("not a JSON file of at most {} MiB", MAX_JSON >> 20)));
     }
     let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&text).map_err(|e| Error::config(path, e.to_string()))
+    let mut reader = serde_json::Deserializer::from_slice(&text);
+    let value = named(path, &mut reader)?;
+    reader.end().map_err(|e| Error::config(path, e.to_string()))?;
+    Ok(value)
+}
+
+/// A struct from the parsed JSON of the file at `path`.
+///
+/// # Errors
+/// If it does not fit; the message names the field.
+pub fn from_json<T: serde::de::DeserializeOwned>(path: &Path, value: &serde_json::Value) -> Result<T> {
+    named(path, value)
+}
+
+fn named<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(path: &Path, json: D) -> Result<T>
+where
+    D::Error: std::fmt::Display,
+{
+    serde_path_to_error::deserialize(json).map_err(|e| {
+        // The whole file has no path.
+        let field = e.path().to_string();
+        let field = if e.path().iter().next().is_some() { format!("{field}: ") } else { String::new() };
+        Error::config(path, format!("{field}{}", e.into_inner()))
+    })
 }

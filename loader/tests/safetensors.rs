@@ -203,12 +203,12 @@ fn a_check_reports_all_that_differs_and_nothing_that_is_ignored() {
     let mut wrong = vec![expect("a", &[3, 2]), expect("b", &[4]), expect("c", &[5])];
     wrong.extend((0..24).map(|i| expect(&format!("blocks.{i}.weight"), &[1])));
     let text = message(check(&weights, &wrong, &ignore));
-    says(&text, &["m.pth", "missing (24):\n    blocks.{0..23}.weight", "unexpected (1):\n    extra"]);
-    says(&text, &["a: [3, 2] is needed, [2, 3] found", "b: a float is needed, I64 found"]);
+    says(&text, &["m.pth", "missing (24): blocks.{0..23}.weight; unexpected (1): extra"]);
+    says(&text, &["a ([3, 2] is needed, [2, 3] found)", "b (a float is needed, I64 found)"]);
     assert!(!text.contains("train"));
 
     let many: Vec<_> = (0..500).map(|i| expect(&format!("name{i}"), &[1])).collect();
     let text = message(check(&weights, &many, &ignore));
-    says(&text, &["missing (500)", "… and 492 more"]);
+    says(&text, &["missing (500)", " and 492 more"]);
     assert!(text.len() < 2000);
 }

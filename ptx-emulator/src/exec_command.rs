@@ -2,7 +2,7 @@
 //!
 //! With `--mutate` the program is run many times, each time with one mistake in its calls of the driver.
 
-use ptx_emulator::mutate::{Explained, ProgramCampaign};
+use ptx_emulator::mutate::{Depth, Explained, ProgramCampaign};
 use ptx_emulator::stand_in::{StandIn, find};
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -53,6 +53,9 @@ pub struct Exec {
     /// With --mutate: one mistake in so many.
     #[arg(long, default_value_t = 1, requires = "mutate")]
     every: usize,
+    /// With --mutate: tells all that finds a mistake, not only what finds it first, and what only one check finds.
+    #[arg(long, requires = "mutate")]
+    all: bool,
     /// With --mutate: begins no run after so many seconds.
     #[arg(long, default_value_t = 3600, requires = "mutate")]
     seconds: u64,
@@ -127,10 +130,14 @@ fn mutate(args: &Exec, library: PathBuf) -> Result<ExitCode, String> {
         threads: 0,
         only: args.only.clone(),
         every: args.every,
+        depth: if args.all { Depth::All } else { Depth::First },
         budget: Duration::from_secs(args.seconds),
     };
     let table = campaign.run().map_err(|e| e.to_string())?;
     print!("{}", table.to_text());
+    if args.all {
+        print!("\n{}\n{}", table.all_to_text(), table.alone_to_text());
+    }
     if let Some(path) = &args.report {
         std::fs::write(path, table.to_json()).map_err(|e| format!("{}: {e}", path.display()))?;
     }

@@ -134,6 +134,9 @@ pub fn execute(mutate: &Mutate) -> Result<bool, String> {
         budget: Duration::from_secs(mutate.seconds),
     };
     let table = campaign.run(&subject).map_err(|e| e.to_string())?;
+    if table.outcomes.is_empty() {
+        return Err(format!("--only {}: no mutant's id has this in it", mutate.only));
+    }
     println!("found first by:\n\n{}", table.to_text());
     if !mutate.first {
         println!("found by (each would find it with all others off):\n\n{}", table.all_to_text());

@@ -2,7 +2,9 @@
 //! decoding does. One seed, one network and its runs.
 
 use crate::random::Random;
-use selftok_graph::{Activation, Builder, DType, Dim, Graph, NormKind, RopeStyle, Stage, Tensor};
+use selftok_graph::{
+    Activation, Builder, CachedHeads, DType, Dim, Graph, NormKind, RopeStyle, Stage, Tensor,
+};
 use selftok_kernels_cpu::reference::{Array, Named, Slots};
 
 /// A network and what its runs are given, one after another.
@@ -90,7 +92,9 @@ impl<'g> Grower<'g> {
         if self.r.below(2) == 0 {
             q = self.turned(q, heads);
         }
-        let attended = q.cached_attention((k, v), self.places, heads, kv_heads);
+        let window = (self.r.below(3) == 0).then(|| 1 + self.r.below(self.sizes.context));
+        let heads = CachedHeads { heads, kv_heads, scale: None, window };
+        let attended = q.cached_attention_with((k, v), self.places, heads);
         attended.linear(&self.name("proj"), x.shape().last())
     }
 

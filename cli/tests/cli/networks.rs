@@ -1,6 +1,6 @@
 //! `selftok run`: networks as black boxes.
 
-use crate::support::{json, mini, repository, run, succeed};
+use crate::support::{json, mini, refuse, repository, run, succeed};
 use selftok::networks::{NamedTensors, Values};
 use std::path::Path;
 
@@ -39,6 +39,44 @@ fn every_encoder_gives_the_reference_librarys_values() {
         let ran = succeed(args.into_iter().chain(["-o".as_ref(), output.as_os_str(), "--quiet".as_ref()]));
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
         close(&NamedTensors::open(&output).unwrap(), case, results);
+    }
+}
+
+#[test]
+fn a_recording_goes_in_whole() {
+    for (case, results, notes) in [
+        ("vit", &["last_hidden_state", "pooler_output"][..], &["hidden1"][..]),
+        ("llama3", &["logits"], &["greedy", "greedy_logits"]),
+        ("llama.left_padded", &["logits"], &[]),
+        ("clip.both", &["logits_per_image", "text_embeds"], &[]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, output) =
+            (repository(&format!("tests/golden/models/{case}")), folder.path().join("out.safetensors"));
+        let inputs = model.join("io.safetensors");
+        let args = ["run".as_ref(), model.as_os_str(), "-i".as_ref(), inputs.as_os_str()];
+        let args = args.into_iter().chain(["-o".as_ref(), output.as_os_str(), "--device=cpu".as_ref()]);
+        let ran = succeed(args);
+        close(&NamedTensors::open(&output).unwrap(), case, results);
+        // Each tensor that is neither an input nor a result is named.
+        assert_eq!(ran.stderr.lines().count(), notes.len(), "{ran:?}");
+        for (line, note) in ran.stderr.lines().zip(notes) {
+            assert!(line.contains(&format!("'{note}' is neither an input nor a result")), "{ran:?}");
+        }
+    }
+}
+
+#[test]
+fn an_input_that_would_be_lost_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (inputs, output) = (folder.path().join("in.safetensors"), folder.path().join("out.safetensors"));
+    let model = repository("tests/golden/models/llama3");
+    for name in ["inputs_ids", "token_type_ids", "past_key_values", "attention-mask"] {
+        let ids = |n: NamedTensors, name: &str| n.with(name, &[1, 2], Values::I64(vec![1, 2])).unwrap();
+        ids(ids(NamedTensors::new(), "input_ids"), name).save(&inputs).unwrap();
+        let args = ["run".as_ref(), model.as_os_str(), "-i".as_ref(), inputs.as_os_str()];
+        let args = args.into_iter().chain(["-o".as_ref(), output.as_os_str()]);
+        refuse(folder.path(), args.chain(["--device=cpu".as_ref()]), &[&format!("'{name}' is not one of")]);
     }
 }
 
@@ -98,6 +136,8 @@ fn what_is_wrong_is_one_sentence_and_nothing_is_written() {
     fails(&other, &good, &["of another shape"]);
     write("hidden_act", "mish".into());
     fails(&other, &good, &["config.json", "hidden_act = mish"]);
+    write("num_hidden_layers", (-1).into());
+    fails(&other, &good, &["config.json", "num_hidden_layers"]);
     write("patch_size", "big".into());
-    fails(&other, &good, &["config.json"]);
+    fails(&other, &good, &["config.json", "patch_size: neither a number of pixels nor"]);
 }

@@ -1,5 +1,19 @@
 //! What can go wrong between a prompt and its continuation.
 
+/// Logits of a black-box run, 4 GiB: what a batch takes must not surprise its caller.
+const MAX_LOGITS: usize = 1 << 30;
+
+impl GenerateError {
+    /// Room for the logits of so many ids.
+    pub(super) fn room(ids: usize, vocabulary: usize) -> Result<Vec<f32>, GenerateError> {
+        let mut logits = Vec::new();
+        match ids.checked_mul(vocabulary).filter(|&n| n <= MAX_LOGITS) {
+            Some(n) if logits.try_reserve_exact(n).is_ok() => Ok(logits),
+            _ => Err(GenerateError::TooManyLogits { ids, vocabulary }),
+        }
+    }
+}
+
 /// An error of generating text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -18,6 +32,37 @@ pub enum GenerateError {
         /// Tokens of the context.
         context: usize,
     },
+    /// A text that the model was not made for.
+    #[error("a text of {length} ids: the model was made for at most {context}")]
+    TextTooLong {
+        /// Ids of the text.
+        length: usize,
+        /// Positions of the model.
+        context: usize,
+    },
+    /// More logits than are given at once.
+    #[error("the logits of {ids} ids, {vocabulary} each: at most {most} numbers are given at once, as far as memory goes; give fewer texts", most = MAX_LOGITS)]
+    TooManyLogits {
+        /// Ids of all texts.
+        ids: usize,
+        /// Logits of each.
+        vocabulary: usize,
+    },
+    /// A position that the model does not have.
+    #[error("position_ids: {position} at {at}: expected 0..{most}")]
+    Position {
+        /// The position.
+        position: i64,
+        /// Where it stands in its text.
+        at: usize,
+        /// Positions of the model.
+        most: usize,
+    },
+    /// A mask for a model with sliding windows.
+    #[error(
+        "attention_mask hides ids, which is not supported together with sliding windows: run texts of each length by themselves"
+    )]
+    WindowedMask,
     /// An id that the model does not have.
     #[error("id {id} at position {position}: expected 0..{vocabulary}")]
     Id {
@@ -83,4 +128,18 @@ pub enum GenerateError {
         /// What is wrong.
         what: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_beyond_the_bound_are_refused_before_they_take_memory() {
+        assert_eq!(GenerateError::room(3, 5).unwrap().capacity(), 15);
+        for (ids, vocabulary) in [(1 << 20, 1 << 20), (usize::MAX, 2)] {
+            let error = GenerateError::room(ids, vocabulary).unwrap_err().to_string();
+            assert!(error.contains(&format!("{ids} ids, {vocabulary} each")), "{error}");
+        }
+    }
 }

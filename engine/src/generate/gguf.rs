@@ -1,7 +1,7 @@
 //! The configuration of a causal transformer from the metadata of a GGUF file.
 
 use crate::Error;
-use selftok_graph::models::causal::{Config, RopeScaling, llama};
+use selftok_graph::models::causal::{Config, RopeScaling, gpt2, llama};
 use selftok_loader::{Error as LoaderError, Metadata, TensorSource, Weights, dialects};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,28 +11,82 @@ pub(super) fn open(path: &Path, file: &Arc<Weights>) -> Result<(Config, Arc<dyn 
     let bad = |what: String| Error::from(LoaderError::config(path, what));
     let metadata = file.gguf().ok_or_else(|| bad("not a GGUF file".into()))?;
     let architecture = metadata.str("general.architecture").unwrap_or("");
-    if !matches!(architecture, "llama" | "qwen2" | "qwen3") {
-        let what = format!("general.architecture `{architecture}` is not known: llama, qwen2 and qwen3 are");
-        return Err(bad(what));
-    }
-    let config = config(metadata, architecture, file).map_err(bad)?;
-    config.validate()?;
-    let table = dialects::gguf(architecture, config.num_attention_heads, config.kv_heads());
+    let keys = Keys { metadata, architecture };
+    let (config, table) = match architecture {
+        "llama" | "qwen2" | "qwen3" => {
+            let config = llama(&keys, file).map_err(bad)?;
+            config.validate().map_err(|error| bad(error.to_string()))?;
+            let table = dialects::gguf(architecture, config.num_attention_heads, config.kv_heads());
+            (Config::Llama(Box::new(config)), table)
+        }
+        "gpt2" => {
+            let config = gpt2(&keys, file).map_err(bad)?;
+            config.validate().map_err(|error| bad(error.to_string()))?;
+            (Config::Gpt2(config), dialects::gguf_gpt2())
+        }
+        _ => {
+            let known = "llama (Mistral too), qwen2, qwen3 and gpt2 are";
+            return Err(bad(format!("general.architecture `{architecture}` is not known: {known}")));
+        }
+    };
     let weights = table.apply(Arc::clone(file) as Arc<dyn TensorSource>)?;
-    Ok((Config::Llama(Box::new(config)), Arc::new(weights)))
+    Ok((config, Arc::new(weights)))
 }
 
-fn config(metadata: Metadata<'_>, architecture: &str, file: &Weights) -> Result<llama::Config, String> {
-    let key = |name: &str| format!("{architecture}.{name}");
-    let number = |name: &str| metadata.u64(&key(name)).and_then(|n| usize::try_from(n).ok());
-    let required =
-        |name: &str| number(name).ok_or_else(|| format!("`{}` is missing or no number", key(name)));
+/// The metadata of one architecture, whose keys begin with its name.
+struct Keys<'a> {
+    metadata: Metadata<'a>,
+    architecture: &'a str,
+}
+
+impl Keys<'_> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture)
+    }
+
+    fn number(&self, name: &str) -> Option<usize> {
+        self.metadata.u64(&self.key(name)).and_then(|n| usize::try_from(n).ok())
+    }
+
+    fn required(&self, name: &str) -> Result<usize, String> {
+        self.number(name).ok_or_else(|| format!("`{}` is missing or no number", self.key(name)))
+    }
+
+    fn epsilon(&self, name: &str) -> Result<f32, String> {
+        let value = self.metadata.f64(&self.key(name));
+        value.map(|x| x as f32).ok_or_else(|| format!("`{}` is missing or no number", self.key(name)))
+    }
+}
+
+fn vocabulary(file: &Weights) -> Result<usize, String> {
+    match file.get("token_embd.weight").map(|tensor| tensor.shape) {
+        Some(&[vocabulary, _]) => Ok(vocabulary),
+        _ => Err("`token_embd.weight` is missing or no matrix".into()),
+    }
+}
+
+fn gpt2(keys: &Keys<'_>, file: &Weights) -> Result<gpt2::Config, String> {
+    Ok(gpt2::Config {
+        vocab_size: vocabulary(file)?,
+        n_positions: keys.required("context_length")?,
+        n_embd: keys.required("embedding_length")?,
+        n_layer: keys.required("block_count")?,
+        n_head: keys.required("attention.head_count")?,
+        n_inner: keys.number("feed_forward_length"),
+        layer_norm_epsilon: keys.epsilon("attention.layer_norm_epsilon")?,
+        tie_word_embeddings: file.get("output.weight").is_none(),
+        ..gpt2::Config::default()
+    })
+}
+
+fn llama(keys: &Keys<'_>, file: &Weights) -> Result<llama::Config, String> {
+    let Keys { metadata, architecture } = *keys;
+    let key = |name: &str| keys.key(name);
+    let number = |name: &str| keys.number(name);
+    let required = |name: &str| keys.required(name);
     let heads = required("attention.head_count")?;
     let width = required("embedding_length")?;
-    let vocab_size = match file.get("token_embd.weight").map(|tensor| tensor.shape) {
-        Some(&[vocabulary, _]) => vocabulary,
-        _ => return Err("`token_embd.weight` is missing or no matrix".into()),
-    };
+    let vocab_size = vocabulary(file)?;
     let head_dim = number("attention.key_length");
     let each = head_dim.unwrap_or(width.checked_div(heads).unwrap_or(0));
     for (name, expected) in [("rope.dimension_count", each), ("attention.value_length", each)] {
@@ -54,15 +108,14 @@ fn config(metadata: Metadata<'_>, architecture: &str, file: &Weights) -> Result<
         num_hidden_layers: required("block_count")?,
         num_attention_heads: heads,
         num_key_value_heads: number("attention.head_count_kv"),
-        head_dim,
+        head_dim: Some(each),
         max_position_embeddings: required("context_length")?,
-        rms_norm_eps: metadata
-            .f64(&key("attention.layer_norm_rms_epsilon"))
-            .ok_or_else(|| format!("`{}` is missing", key("attention.layer_norm_rms_epsilon")))?
-            as f32,
+        rms_norm_eps: keys.epsilon("attention.layer_norm_rms_epsilon")?,
         rope_theta: metadata.f64(&key("rope.freq_base")).unwrap_or(10000.0),
         rope_scaling: scaling(metadata, &key, file)?,
         tie_word_embeddings: file.get("output.weight").is_none(),
+        attention_bias: file.get("blk.0.attn_q.bias").is_some(),
+        mlp_bias: file.get("blk.0.ffn_gate.bias").is_some(),
         ..llama::Config::default()
     })
 }

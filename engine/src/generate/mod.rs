@@ -16,9 +16,11 @@
 //! ```
 
 mod complete;
+mod date;
 mod error;
 mod gguf;
 mod model;
+mod padded;
 mod rows;
 mod sampler;
 mod template;
@@ -28,6 +30,7 @@ mod vocabulary;
 pub use complete::{Completion, Event, Finish, Guidance, Options, Prompt, Session, Sessions};
 pub use error::GenerateError;
 pub use model::CausalModel;
+pub use padded::Padded;
 pub use sampler::{Sampler, Sampling};
 pub use template::{ChatTemplate, Message};
 pub use text::{Text, TextStream};

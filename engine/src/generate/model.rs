@@ -5,7 +5,7 @@ use super::rows::Rows;
 use super::{ChatTemplate, GenerateError, Text, gguf};
 use crate::weights::Adapter;
 use crate::{Device, Error, Executable};
-use selftok_graph::models::causal::{Config, Limits, gpt2, llama};
+use selftok_graph::models::causal::{self, Config, Limits, Positions, gpt2, llama};
 use selftok_graph::{Program, compile};
 use selftok_loader::{DTypeClass, Expected, Pattern, TensorSource, Weights, check, dialects, read_json};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ const LEAST_CONTEXT: usize = 64;
 /// Up to here, numbers of sequences are rounded up to a power of two.
 const LARGEST_ROUNDED: usize = 64;
 /// Rows of a black-box run, whatever its length.
-const BLACK_BOX_ROWS: usize = 128;
+pub(super) const BLACK_BOX_ROWS: usize = 128;
 
 /// An open causal transformer: configuration read, every tensor's name and shape checked, nothing else read yet.
 pub struct CausalModel {
@@ -28,7 +28,7 @@ pub struct CausalModel {
     gguf: Option<Arc<Weights>>,
     device: Device,
     /// One for each bucket of limits that was asked for; they share their packed weights.
-    executables: Mutex<Vec<(Limits, Executable)>>,
+    executables: Mutex<Vec<(Limits, Positions, Executable)>>,
 }
 
 impl CausalModel {
@@ -64,7 +64,11 @@ impl CausalModel {
         gguf: Option<Arc<Weights>>,
         device: &Device,
     ) -> Result<CausalModel, Error> {
-        let graph = config.forward(Limits { rows: 1, logits: 1, sequences: 1, context: 1 })?;
+        let graph = config.forward(Limits { rows: 1, logits: 1, sequences: 1, context: 1 });
+        let graph = graph.map_err(|error| {
+            let folder = gguf.is_none().then(|| path.join("config.json"));
+            selftok_loader::Error::config(folder.as_deref().unwrap_or(path), error.to_string())
+        })?;
         let expected: Vec<Expected> = graph
             .weights()
             .map(|(_, value)| Expected {
@@ -153,7 +157,7 @@ impl CausalModel {
             sequences: sessions.sequences,
             context,
         };
-        let rows = self.rows(limits)?;
+        let rows = self.rows(limits, Positions::AsCached)?;
         Ok(Session::new(rows, limits, self.config.vocab_size()))
     }
 
@@ -166,11 +170,11 @@ impl CausalModel {
     /// this is that of the largest.
     pub fn weight_bytes(&self) -> usize {
         let executables = self.executables.lock().unwrap_or_else(PoisonError::into_inner);
-        executables.iter().map(|(_, executable)| executable.footprint().weights).max().unwrap_or(0)
+        executables.iter().map(|(.., executable)| executable.footprint().weights).max().unwrap_or(0)
     }
 
     /// Packed rows over a plan that holds at least `limits`.
-    fn rows(&self, limits: Limits) -> Result<Rows, Error> {
+    pub(super) fn rows(&self, limits: Limits, positions: Positions) -> Result<Rows, Error> {
         limits.validate(&self.config)?;
         let sequences = limits.sequences.next_power_of_two();
         let bucket = Limits {
@@ -181,14 +185,14 @@ impl CausalModel {
         };
         // Held while one is compiled: who waits may want the same.
         let mut executables = self.executables.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = executables.iter().find(|(limits, _)| *limits == bucket);
+        let known = executables.iter().find(|(limits, how, _)| (*limits, *how) == (bucket, positions));
         let executable = match known {
-            Some((_, executable)) => executable.clone(),
+            Some((.., executable)) => executable.clone(),
             None => {
-                let program = Program::from(self.config.forward(bucket)?);
+                let program = Program::from(causal::forward(&self.config, bucket, positions)?);
                 let plan = Arc::new(compile(&program, &self.device.target())?);
                 let executable = Executable::bind_shared(plan, Arc::clone(&self.weights), &self.device)?;
-                executables.push((bucket, executable.clone()));
+                executables.push((bucket, positions, executable.clone()));
                 executable
             }
         };
@@ -202,19 +206,11 @@ impl CausalModel {
     /// If an id is out of range, or the length beyond the context.
     pub fn logits(&self, ids: &[i64], batch: usize) -> Result<Vec<f32>, Error> {
         let vocabulary = self.config.vocab_size();
-        let length = ids.len().checked_div(batch).unwrap_or(0);
-        if length == 0 || length * batch != ids.len() {
-            return Err(Error::NotWhole { what: "input_ids", len: ids.len(), item: batch });
-        }
-        for (i, &id) in ids.iter().enumerate() {
-            if usize::try_from(id).map_or(true, |id| id >= vocabulary) {
-                return Err(GenerateError::Id { id, position: i % length, vocabulary }.into());
-            }
-        }
+        let length = self.check_ids(ids, batch)?;
         let chunk = BLACK_BOX_ROWS;
         let limits = Limits { rows: chunk, logits: chunk, sequences: batch, context: length };
-        let mut rows = self.rows(limits)?;
-        let mut logits = Vec::with_capacity(ids.len() * vocabulary);
+        let mut logits = GenerateError::room(ids.len(), vocabulary)?;
+        let mut rows = self.rows(limits, Positions::AsCached)?;
         for (first, part) in ids.chunks(chunk).enumerate() {
             for (i, &id) in part.iter().enumerate() {
                 let row = first * chunk + i;
@@ -223,6 +219,26 @@ impl CausalModel {
             logits.extend_from_slice(rows.run(None)?);
         }
         Ok(logits)
+    }
+}
+
+impl CausalModel {
+    /// The length of the texts of a batch, whose ids are all in the vocabulary.
+    pub(super) fn check_ids(&self, ids: &[i64], batch: usize) -> Result<usize, Error> {
+        let (vocabulary, context) = (self.config.vocab_size(), self.config.max_positions());
+        let length = ids.len().checked_div(batch).unwrap_or(0);
+        if length == 0 || length * batch != ids.len() {
+            return Err(Error::NotWhole { what: "input_ids", len: ids.len(), item: batch });
+        }
+        if length > context {
+            return Err(GenerateError::TextTooLong { length, context }.into());
+        }
+        for (i, &id) in ids.iter().enumerate() {
+            if usize::try_from(id).map_or(true, |id| id >= vocabulary) {
+                return Err(GenerateError::Id { id, position: i % length, vocabulary }.into());
+            }
+        }
+        Ok(length)
     }
 }
 

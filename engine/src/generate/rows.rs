@@ -14,6 +14,8 @@ pub(super) struct Rows {
     vocabulary: usize,
     entry: EntryId,
     inputs: [InputId; 4],
+    /// `place` and `position_ids`, where the plan has them.
+    given: Option<[InputId; 2]>,
     logits_id: OutputId,
     slots: SlotTable,
     slot_ids: [SlotId; 2],
@@ -22,8 +24,21 @@ pub(super) struct Rows {
     ids: Vec<i32>,
     sequence: Vec<i32>,
     position: Vec<i32>,
+    place: Vec<i32>,
+    angle: Vec<i32>,
     wanted: Vec<i32>,
     logits: Vec<f32>,
+}
+
+/// Where a row stands; see [`selftok_graph::models::causal::Positions`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Row of the cache that it goes to.
+    pub place: usize,
+    /// Last row of the cache that it sees.
+    pub position: usize,
+    /// Its position in the text.
+    pub angle: usize,
 }
 
 impl Rows {
@@ -37,6 +52,10 @@ impl Rows {
             vocabulary,
             entry: executable.entry("forward")?,
             inputs: [input("input_ids")?, input("sequence")?, input("position")?, input("logit_rows")?],
+            given: match (input("place"), input("position_ids")) {
+                (Ok(place), Ok(angle)) => Some([place, angle]),
+                _ => None,
+            },
             logits_id: executable.output("logits")?,
             slots: executable.slots(1),
             slot_ids: [executable.slot("rows")?, executable.slot("logits")?],
@@ -44,6 +63,8 @@ impl Rows {
             ids: Vec::with_capacity(limits.rows),
             sequence: Vec::with_capacity(limits.rows),
             position: Vec::with_capacity(limits.rows),
+            place: Vec::with_capacity(limits.rows),
+            angle: Vec::with_capacity(limits.rows),
             wanted: Vec::with_capacity(limits.logits),
             logits: vec![0.0; limits.logits * vocabulary],
         })
@@ -61,13 +82,21 @@ impl Rows {
 
     /// Adds a row. Where its logits are wanted, gives their number in the next run.
     pub fn push(&mut self, id: u32, sequence: usize, position: usize, wanted: bool) -> Option<usize> {
+        self.push_at(id, sequence, Standing { place: position, position, angle: position }, wanted)
+    }
+
+    /// The same for a row that does not stand where it would by itself. Where its plan was not made for that, only
+    /// `position` counts.
+    pub fn push_at(&mut self, id: u32, sequence: usize, at: Standing, wanted: bool) -> Option<usize> {
         debug_assert!(self.room() > 0, "more rows than the network was compiled for");
         if wanted {
             self.wanted.push(self.ids.len() as i32);
         }
         self.ids.push(id as i32);
         self.sequence.push(sequence as i32);
-        self.position.push(position as i32);
+        self.position.push(at.position as i32);
+        self.place.push(at.place as i32);
+        self.angle.push(at.angle as i32);
         wanted.then(|| self.wanted.len() - 1)
     }
 
@@ -81,17 +110,22 @@ impl Rows {
         let (rows, wanted) = (self.ids.len(), self.wanted.len());
         self.slots.set(self.slot_ids[0], rows as u32).set(self.slot_ids[1], wanted as u32);
         let [ids, sequence, position, logit_rows] = self.inputs;
+        let [place, angle] = self.given.unwrap_or([position; 2]);
         let inputs = [
             (ids, Input::I32(&self.ids)),
             (sequence, Input::I32(&self.sequence)),
             (position, Input::I32(&self.position)),
             (logit_rows, Input::I32(&self.wanted)),
+            (place, Input::I32(&self.place)),
+            (angle, Input::I32(&self.angle)),
         ];
+        let inputs = &inputs[..if self.given.is_some() { 6 } else { 4 }];
         let logits = &mut self.logits[..wanted * self.vocabulary];
         let mut outputs = [(self.logits_id, Output::F32(logits))];
         let options = RunOptions { cancel, progress: None };
-        let result = self.session.run_entry(self.entry, &self.slots, &inputs, &mut outputs, options);
-        for list in [&mut self.ids, &mut self.sequence, &mut self.position, &mut self.wanted] {
+        let result = self.session.run_entry(self.entry, &self.slots, inputs, &mut outputs, options);
+        let lists = [&mut self.ids, &mut self.sequence, &mut self.position, &mut self.place, &mut self.angle];
+        for list in lists.into_iter().chain([&mut self.wanted]) {
             list.clear();
         }
         result?;

@@ -1,6 +1,7 @@
 //! A model's chat template: Jinja, as `tokenizer_config.json`, `chat_template.jinja` or a GGUF file carries it.
 
 use super::GenerateError;
+use super::date::strftime_now;
 use crate::Error;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, context};
@@ -111,6 +112,10 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |what: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, what))
         });
+        environment.add_function("strftime_now", |format: String| {
+            strftime_now(&format)
+                .map_err(|what| minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, what))
+        });
         environment.add_template_owned("chat", template).map_err(failed)?;
         Ok(ChatTemplate { model, environment, first, last })
     }
@@ -124,6 +129,8 @@ impl ChatTemplate {
         let turns: Vec<BTreeMap<&str, String>> = messages.iter().map(turn).collect();
         let values = context! {
             messages => turns, add_generation_prompt => true, bos_token => self.first.as_str(), eos_token => self.last.as_str(),
+            // Given and none, as Transformers has them: a template may ask either.
+            tools => (), documents => (),
         };
         let rendered = self.environment.get_template("chat").and_then(|template| template.render(values));
         rendered.map_err(|error| {
@@ -154,6 +161,36 @@ mod tests {
         let expected = "<|im_start|>system\nYou are helpful.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n\
                         <|im_start|>assistant\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn published_kinds_of_template_give_what_jinja_gives() {
+        #[derive(Deserialize)]
+        struct Case {
+            template: String,
+            renderings: Vec<Rendering>,
+        }
+        #[derive(Deserialize)]
+        struct Rendering {
+            turns: Vec<(String, String)>,
+            text: String,
+        }
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tokenizers/chat_templates.json");
+        let cases: BTreeMap<String, Case> = read_json(&path).unwrap();
+        assert_eq!(cases.len(), 3);
+        for (name, case) in cases {
+            let template =
+                ChatTemplate::parse(name.clone(), case.template, "<s>".into(), "</s>".into()).unwrap();
+            for rendering in case.renderings {
+                let turns = rendering.turns.iter();
+                let turns: Vec<Message> = turns.map(|(role, content)| Message::new(role, content)).collect();
+                assert_eq!(template.render(&turns).unwrap(), rendering.text, "{name}");
+            }
+        }
+        let year = "{{ strftime_now('%Y') }}".to_string();
+        let template = ChatTemplate::parse("m".into(), year, String::new(), String::new()).unwrap();
+        assert_eq!(template.render(&[]).unwrap().len(), 4);
     }
 
     #[test]

@@ -43,7 +43,9 @@ pub(super) fn tokenizer_json(metadata: Metadata<'_>) -> Result<(Value, Option<u3
                     "normalized": false, "special": *kind != USER_DEFINED })
         })
         .collect();
-    let first = metadata.bool("tokenizer.ggml.add_bos_token").unwrap_or(kind == "llama");
+    // As llama.cpp has it where the file does not say.
+    let begins = kind == "llama" || metadata.str("tokenizer.ggml.pre").is_some_and(is_llama3);
+    let first = metadata.bool("tokenizer.ggml.add_bos_token").unwrap_or(begins);
     let id = metadata.u64("tokenizer.ggml.bos_token_id").and_then(|id| u32::try_from(id).ok());
     if let Some(id) = id.filter(|&id| id as usize >= tokens.len()) {
         return Err(format!("`tokenizer.ggml.bos_token_id` is {id}, there are {} tokens", tokens.len()));
@@ -60,6 +62,11 @@ fn ids(tokens: &[&str]) -> Value {
         .into()
 }
 
+/// Whether text is cut as for Llama 3, whose texts begin with a token of their own.
+fn is_llama3(pre: &str) -> bool {
+    matches!(pre, "llama3" | "llama-v3" | "llama-bpe")
+}
+
 /// Byte-level BPE.
 fn byte_level(metadata: Metadata<'_>, tokens: &[&str]) -> Result<Value, String> {
     let merges = metadata.array("tokenizer.ggml.merges").ok_or("`tokenizer.ggml.merges` is missing")?;
@@ -74,12 +81,12 @@ fn byte_level(metadata: Metadata<'_>, tokens: &[&str]) -> Result<Value, String> 
         ))
     };
     let pre_tokenizer = match pre {
-        "default" | "gpt-2" | "gpt2" => bytes(true),
+        "default" | "gpt-2" | "gpt2" | "phi-2" | "mpt" | "olmo" => bytes(true),
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" => {
             sequence(vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)])
         }
-        "llama3" | "llama-v3" | "llama-bpe" => sequence(vec![words(r"\p{N}{1,3}"), bytes(false)]),
-        "qwen2" => sequence(vec![words(r"\p{N}"), bytes(false)]),
+        _ if is_llama3(pre) => sequence(vec![words(r"\p{N}{1,3}"), bytes(false)]),
+        "qwen2" | "deepseek-r1-qwen" => sequence(vec![words(r"\p{N}"), bytes(false)]),
         _ => {
             return Err(format!(
                 "`tokenizer.ggml.pre` is `{pre}`: `default`, `gpt-2`, `smollm`, `llama-bpe` and `qwen2` are known"
@@ -87,12 +94,13 @@ fn byte_level(metadata: Metadata<'_>, tokens: &[&str]) -> Result<Value, String> 
         }
     };
     // Qwen's text is composed before it is cut.
-    let normalizer = if pre == "qwen2" { json!({ "type": "NFC" }) } else { Value::Null };
+    let normalizer =
+        if matches!(pre, "qwen2" | "deepseek-r1-qwen") { json!({ "type": "NFC" }) } else { Value::Null };
     Ok(json!({
         "version": "1.0", "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
         "post_processor": null, "decoder": bytes(true), "added_tokens": [],
         "model": { "type": "BPE", "vocab": ids(tokens), "merges": merges, "byte_fallback": false,
-                   "fuse_unk": false, "ignore_merges": matches!(pre, "llama3" | "llama-v3" | "llama-bpe") }
+                   "fuse_unk": false, "ignore_merges": is_llama3(pre) }
     }))
 }
 

@@ -8,6 +8,7 @@ mod causal;
 mod clip;
 mod diffusion;
 mod error;
+mod notes;
 mod runner;
 mod selftok;
 mod tensors;
@@ -22,7 +23,9 @@ pub use tensors::{NamedTensor, NamedTensors, Values};
 use crate::{Device, Error};
 use runner::Cache;
 use selftok_graph::Graph;
-use selftok_loader::{DTypeClass, Error as LoaderError, Expected, Pattern, TensorSource, check, read_json};
+use selftok_loader::{
+    DTypeClass, Error as LoaderError, Expected, Pattern, TensorSource, check, from_json, read_json,
+};
 use std::path::{Path, PathBuf};
 
 /// What a row of the registry opens.
@@ -46,8 +49,7 @@ impl Folder<'_> {
     /// # Errors
     /// If a field is missing or of the wrong type.
     pub fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
-        T::deserialize(self.config)
-            .map_err(|error| LoaderError::config(&self.config_path(), error.to_string()).into())
+        Ok(from_json(&self.config_path(), self.config)?)
     }
 }
 
@@ -63,6 +65,7 @@ pub const REGISTRY: &[(&str, Open)] = &[
     ("clip_text_model", clip::open_text),
     ("clip_vision_model", clip::open_vision),
     ("dinov2", vision::open_dinov2),
+    ("dinov2_with_registers", vision::open_dinov2),
     ("gpt2", causal::open),
     ("llama", causal::open),
     ("mistral", causal::open),
@@ -78,8 +81,8 @@ pub struct Network {
     cache: Cache,
 }
 
-/// Opens a network: a folder with `config.json` and its weights, a released Selftok checkpoint, or a GGUF file. Nothing is compiled
-/// yet.
+/// Opens a network: a folder with `config.json` and its weights, a released Selftok checkpoint, or a GGUF file or a folder of
+/// one. Nothing is compiled yet.
 ///
 /// # Errors
 /// If the network is not of a supported kind, or its files cannot be read, are not what they seem, or contradict each
@@ -87,14 +90,14 @@ pub struct Network {
 pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Network, Error> {
     let path = path.as_ref();
     let is_file = std::fs::metadata(path).map_err(|e| LoaderError::io(path, e))?.is_file();
+    let config_path = path.join("config.json");
+    let is_gguf = |path: &Path| path.extension().is_some_and(|extension| extension == "gguf");
+    let alone = Folder { path, config: &serde_json::Value::Null, device };
     let architecture = if is_file {
-        let folder = Folder { path, config: &serde_json::Value::Null, device };
-        match path.extension() {
-            Some(extension) if extension == "gguf" => causal::open(&folder)?,
-            _ => selftok::open(&folder)?,
-        }
+        if is_gguf(path) { causal::open(&alone)? } else { selftok::open(&alone)? }
+    } else if !config_path.exists() && files_of(path)?.iter().any(|file| is_gguf(file)) {
+        causal::open(&alone)?
     } else {
-        let config_path = path.join("config.json");
         let config: serde_json::Value = read_json(&config_path)?;
         let (field, value) = kind(&config, &config_path)?;
         let Some((_, open)) = REGISTRY.iter().find(|(name, _)| *name == value) else {
@@ -103,6 +106,11 @@ pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Network, Error> {
         open(&Folder { path, config: &config, device })?
     };
     Ok(Network { architecture, cache: Cache::new(device.clone()) })
+}
+
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, LoaderError> {
+    let entries = std::fs::read_dir(folder).map_err(|e| LoaderError::io(folder, e))?;
+    entries.map(|entry| Ok(entry.map_err(|e| LoaderError::io(folder, e))?.path())).collect()
 }
 
 /// The field that says what a configuration is of, and what it says.
@@ -126,6 +134,16 @@ impl Network {
     /// What it takes, as messages say it.
     pub fn signature(&self) -> &str {
         self.architecture.signature()
+    }
+
+    /// Names among these tensors that [`Network::run`] would refuse, though nothing of the network seems to be meant by them:
+    /// what a recording holds beside inputs and results.
+    pub fn notes<'a>(&self, tensors: &'a NamedTensors) -> Vec<&'a str> {
+        let known = |name: &str| {
+            self.architecture.inputs().contains(&name) || self.architecture.outputs().contains(&name)
+        };
+        let names = tensors.iter().map(|(name, _)| name.as_str());
+        names.filter(|name| !known(name) && notes::is_note(name, self.architecture.inputs())).collect()
     }
 
     /// One run. Compiles first where inputs of these shapes were not met lately.

@@ -54,14 +54,24 @@ impl Selftok {
         }
     }
 
+    /// Checks that every token is a code.
+    fn check_tokens(&self, inputs: &NamedTensors) -> Result<(), Error> {
+        let codes = self.files.config().codebook_size;
+        let outside = |id: &&i64| usize::try_from(**id).map_or(true, |id| id >= codes);
+        match inputs.i64("tokens").and_then(|tokens| tokens.iter().find(outside)) {
+            Some(id) => {
+                let (name, what) = ("tokens".into(), format!("{id} is no code"));
+                Err(NetworkError::Value { name, what, expected: format!("ids from 0 to {}", codes - 1) }
+                    .into())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The tokens that the patches of each row see at its time.
     fn visible(&self, inputs: &NamedTensors) -> Result<Vec<Range<usize>>, Error> {
         let schedule = TokenSchedule::new(self.files.tokens_per_stage()?)?;
-        let times = inputs.f32("t").ok_or_else(|| NetworkError::Value {
-            name: "t".into(),
-            what: "holds integers".into(),
-            expected: "times from 0 to 1, as F32".into(),
-        })?;
+        let times = inputs.get("t").map_or(vec![], |tensor| tensor.values.to_f32());
         let range = |&t: &f32| {
             if !(0.0..=1.0).contains(&t) {
                 let (name, what) = ("t".into(), format!("{t} is no time"));
@@ -123,6 +133,7 @@ impl Architecture for Selftok {
 
     /// Rows whose times see different tokens take a run each.
     fn run(&self, inputs: &NamedTensors, runner: &Runner<'_>) -> Result<NamedTensors, Error> {
+        self.check_tokens(inputs)?;
         let Job::Velocity = self.job(inputs)? else { return runner.run(inputs) };
         let [batch, ..] = inputs.dims::<4>("x_t", &self.signature)?;
         let [rows] = inputs.dims("t", &self.signature)?;

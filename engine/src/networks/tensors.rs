@@ -20,11 +20,38 @@ pub enum Values {
 }
 
 impl Values {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Values::F32(values) => values.len(),
             Values::I64(values) => values.len(),
         }
+    }
+
+    /// The numbers as floats.
+    pub(super) fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Values::F32(values) => values.clone(),
+            Values::I64(values) => values.iter().map(|&x| x as f32).collect(),
+        }
+    }
+
+    /// Of a mask: whether each element is set; `None` where one is neither 0 nor 1.
+    pub(super) fn mask(&self) -> Option<Vec<bool>> {
+        let truth = |zero, one| if zero || one { Some(one) } else { None };
+        match self {
+            Values::F32(values) => values.iter().map(|&x| truth(x == 0.0, x == 1.0)).collect(),
+            Values::I64(values) => values.iter().map(|&x| truth(x == 0, x == 1)).collect(),
+        }
+    }
+
+    /// Of a mask in rows of `length`: the number of ones with which each begins; `None` where one has none, or ones behind
+    /// zeros.
+    pub(super) fn ones(&self, length: usize) -> Option<Vec<u32>> {
+        let ones = |row: &[bool]| {
+            let ones = row.iter().take_while(|set| **set).count();
+            (ones > 0 && !row[ones..].contains(&true)).then_some(ones as u32)
+        };
+        self.mask()?.chunks_exact(length).map(ones).collect()
     }
 }
 
@@ -187,6 +214,13 @@ impl NamedTensors {
                 Err(NetworkError::Shape { name, found, expected }.into())
             }
         }
+    }
+
+    /// All but the tensor of that name.
+    pub fn without(&self, name: &str) -> NamedTensors {
+        let mut rest = self.clone();
+        rest.tensors.remove(name);
+        rest
     }
 
     /// The rows `range` of the first dimension of every tensor.

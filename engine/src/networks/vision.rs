@@ -4,7 +4,7 @@ use super::{Architecture, Entry, Folder, NamedTensors, check_weights};
 use crate::Error;
 use selftok_graph::models::{clip, dinov2, vit};
 use selftok_graph::{Graph, GraphError};
-use selftok_loader::{DTypeClass, Error as LoaderError, Pattern, TensorSource, Weights};
+use selftok_loader::{DTypeClass, Dialect, Error as LoaderError, Pattern, TensorSource, Weights, dialects};
 use std::sync::Arc;
 
 /// Builds the graph of a batch of pictures of `[height, width]`.
@@ -12,7 +12,7 @@ type Build = Box<dyn Fn(usize, [usize; 2]) -> Result<Graph, GraphError> + Send +
 
 /// A network over pictures alone.
 pub(super) struct Pictures {
-    weights: Arc<Weights>,
+    weights: Arc<dyn TensorSource>,
     channels: usize,
     signature: String,
     build: Build,
@@ -24,7 +24,7 @@ impl Pictures {
         Ok((self.build)(1, patch.height_width())?)
     }
 
-    fn new(weights: Arc<Weights>, channels: usize, build: Build) -> Pictures {
+    fn new(weights: Arc<dyn TensorSource>, channels: usize, build: Build) -> Pictures {
         let signature = format!("pixel_values [B, {channels}, H, W]");
         Pictures { weights, channels, signature, build }
     }
@@ -33,29 +33,40 @@ impl Pictures {
 /// Opens a ViT: the model, or the model with a classifier (whose names begin with `vit.`).
 pub(super) fn open_vit(folder: &Folder<'_>) -> Result<Box<dyn Architecture>, Error> {
     let config: vit::Config = folder.config()?;
-    let weights = Arc::new(Weights::open(folder.path)?);
+    let weights = published(folder, dialects::vit())?;
     let labels = weights.info("classifier.weight").map(|info| info.rows());
     let prefix = if labels.is_some() { "vit." } else { "" };
     let pooler = weights.info(&format!("{prefix}pooler.dense.weight")).is_some();
     let heads = vit::Heads { pooler, labels };
     let (channels, patch) = (config.num_channels, config.patch_size);
     let build = move |batch, image| vit::graph(&config, heads, batch, image);
-    let pictures = Pictures::new(weights, channels, Box::new(build));
-    let graph = pictures.smallest(patch).map_err(|error| named(folder, error))?;
-    let ignore = [Pattern::new("embeddings.mask_token"), Pattern::new("vit.embeddings.mask_token")];
-    check_weights(&*pictures.weights, &[graph], DTypeClass::Weight, &ignore)?;
-    Ok(Box::new(pictures))
+    checked(folder, Pictures::new(weights, channels, Box::new(build)), patch)
 }
 
-/// Opens a DINOv2.
+/// Opens a DINOv2, with or without registers: the model, or the model with a classifier.
 pub(super) fn open_dinov2(folder: &Folder<'_>) -> Result<Box<dyn Architecture>, Error> {
     let config: dinov2::Config = folder.config()?;
-    let weights = Arc::new(Weights::open(folder.path)?);
+    let weights = published(folder, dialects::dinov2())?;
+    let labels = weights.info("classifier.weight").map(|info| info.rows());
     let (channels, patch) = (config.num_channels, config.patch_size);
-    let build = move |batch, image| dinov2::graph(&config, batch, image);
-    let pictures = Pictures::new(weights, channels, Box::new(build));
+    let build = move |batch, image| dinov2::graph(&config, labels, batch, image);
+    checked(folder, Pictures::new(weights, channels, Box::new(build)), patch)
+}
+
+/// A folder's weights under the names of the published files.
+pub(super) fn published(folder: &Folder<'_>, names: Dialect) -> Result<Arc<dyn TensorSource>, Error> {
+    Ok(Arc::new(names.apply(Arc::new(Weights::open(folder.path)?))?))
+}
+
+/// Holds the folder's tensors against those of the graph.
+fn checked(
+    folder: &Folder<'_>,
+    pictures: Pictures,
+    patch: vit::Size,
+) -> Result<Box<dyn Architecture>, Error> {
     let graph = pictures.smallest(patch).map_err(|error| named(folder, error))?;
-    let ignore = [Pattern::new("embeddings.mask_token")];
+    // Of training alone.
+    let ignore = ["embeddings.mask_token", "*.embeddings.mask_token"].map(Pattern::new);
     check_weights(&*pictures.weights, &[graph], DTypeClass::Weight, &ignore)?;
     Ok(Box::new(pictures))
 }
@@ -64,9 +75,9 @@ pub(super) fn open_dinov2(folder: &Folder<'_>) -> Result<Box<dyn Architecture>, 
 pub(super) fn clip_pictures(
     folder: &Folder<'_>,
     config: clip::VisionConfig,
-    weights: Arc<Weights>,
+    weights: Arc<dyn TensorSource>,
+    projection: bool,
 ) -> Result<(Pictures, Graph), Error> {
-    let projection = weights.info("visual_projection.weight").is_some();
     let (channels, patch) = (config.num_channels, config.patch_size);
     let build = move |batch, image| clip::vision(&config, projection, batch, image);
     let pictures = Pictures::new(weights, channels, Box::new(build));

@@ -7,10 +7,12 @@
 mod flow;
 mod noise;
 mod sampler;
+mod scheduler;
 mod sigmas;
 
-pub use noise::{BetaSchedule, NoiseSchedule, Prediction, SchedulerConfig, Spacing};
+pub use noise::NoiseSchedule;
 pub use sampler::{SampleOptions, Sampler};
+pub use scheduler::{BetaSchedule, Prediction, Problem, SchedulerConfig, SecondOrder, Spacing, TimeShift};
 
 use std::str::FromStr;
 

@@ -2,144 +2,12 @@
 //! say it. Betas are formed in f32 and their product in f64, rounded each time, as torch does: the last level is the
 //! end of a product of a thousand.
 
-use super::sigmas::{self, CLEAN, Point, evaluation};
-use super::{Solver, SolverError, Trajectory, check_steps, flow, linspace};
-use serde::Deserialize;
+use super::scheduler::{BetaSchedule, Prediction, SchedulerConfig, Spacing, refused};
+use super::sigmas::{self, CLEAN, Multistep, Point, evaluation};
+use super::{Solver, SolverError, Trajectory, check_steps, linspace};
 
-/// How betas go from the first to the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BetaSchedule {
-    /// Evenly.
-    Linear,
-    /// Their roots evenly, as in Stable Diffusion.
-    ScaledLinear,
-}
-
-/// What the network answers with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Prediction {
-    /// The noise.
-    Epsilon,
-    /// `α ε - σ x0` (Salimans and Ho, 2022).
-    VPrediction,
-    /// The clean sample.
-    Sample,
-}
-
-/// Which of the training times are visited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Spacing {
-    /// Evenly from the first to the last.
-    Linspace,
-    /// Multiples of a whole step, from the first.
-    Leading,
-    /// Multiples of a step, from the last.
-    Trailing,
-}
-
-/// A `scheduler_config.json`. Fields that are absent have diffusers' defaults.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct SchedulerConfig {
-    /// Times of training.
-    pub num_train_timesteps: usize,
-    /// First beta.
-    pub beta_start: f32,
-    /// Last beta.
-    pub beta_end: f32,
-    /// Between them.
-    pub beta_schedule: BetaSchedule,
-    /// What the network answers with.
-    pub prediction_type: Prediction,
-    /// Times visited; where absent, leading for DDIM and linspace for others, as diffusers has it.
-    pub timestep_spacing: Option<Spacing>,
-    /// Added to leading times.
-    pub steps_offset: usize,
-    /// Whether DDIM ends without any noise, or at the noise of the first training time.
-    pub set_alpha_to_one: bool,
-    /// Where DPM-Solver++ ends: `"zero"` or `"sigma_min"`.
-    pub final_sigmas_type: String,
-    /// Of flow matching: how far levels move towards noise.
-    pub shift: f64,
-    /// Not supported: levels in other places.
-    pub use_karras_sigmas: Option<bool>,
-    /// Not supported: a shift that depends on the size.
-    pub use_dynamic_shifting: Option<bool>,
-    /// Not supported: betas moved so that the last level is all noise.
-    pub rescale_betas_zero_snr: Option<bool>,
-    /// Not supported: clean samples cut to a range, which is not linear.
-    pub clip_sample: Option<bool>,
-    /// Not supported, likewise.
-    pub thresholding: Option<bool>,
-}
-
-impl Default for SchedulerConfig {
-    fn default() -> Self {
-        SchedulerConfig {
-            num_train_timesteps: 1000,
-            beta_start: 0.0001,
-            beta_end: 0.02,
-            beta_schedule: BetaSchedule::Linear,
-            prediction_type: Prediction::Epsilon,
-            timestep_spacing: None,
-            steps_offset: 0,
-            set_alpha_to_one: true,
-            final_sigmas_type: "zero".into(),
-            shift: 1.0,
-            use_karras_sigmas: None,
-            use_dynamic_shifting: None,
-            rescale_betas_zero_snr: None,
-            clip_sample: None,
-            thresholding: None,
-        }
-    }
-}
-
-impl SchedulerConfig {
-    /// That of Stable Diffusion 1.5.
-    pub fn stable_diffusion() -> Self {
-        SchedulerConfig {
-            beta_start: 0.00085,
-            beta_end: 0.012,
-            beta_schedule: BetaSchedule::ScaledLinear,
-            steps_offset: 1,
-            set_alpha_to_one: false,
-            ..SchedulerConfig::default()
-        }
-    }
-
-    /// That of Stable Diffusion 3.
-    pub fn stable_diffusion_3() -> Self {
-        SchedulerConfig { shift: 3.0, ..SchedulerConfig::default() }
-    }
-
-    /// The trajectory of a solver for a network that predicts the direction of flow matching (`flow`), or else what
-    /// [`prediction_type`](Self::prediction_type) says.
-    ///
-    /// # Errors
-    /// If the configuration is impossible or not supported, or does not go with the solver and the steps.
-    pub fn trajectory(&self, flow: bool, solver: Solver, steps: usize) -> Result<Trajectory, SolverError> {
-        for (field, value) in [
-            ("use_karras_sigmas", self.use_karras_sigmas),
-            ("use_dynamic_shifting", self.use_dynamic_shifting),
-            ("rescale_betas_zero_snr", self.rescale_betas_zero_snr),
-            ("clip_sample", self.clip_sample),
-            ("thresholding", self.thresholding),
-        ] {
-            if value == Some(true) {
-                let (value, expected) = ("true".into(), "false: it is not supported".into());
-                return Err(SolverError::Config { field, value, expected });
-            }
-        }
-        if flow {
-            return flow::trajectory(solver, steps, self.shift);
-        }
-        NoiseSchedule::new(self)?.trajectory(solver, steps)
-    }
-}
+/// The clean sample's share at the last time where it would be none and a solver divides by it.
+const LEAST_SHARE: f64 = 1.0 / (1 << 24) as f64;
 
 /// The levels of a schedule.
 #[derive(Clone, Debug)]
@@ -150,30 +18,29 @@ pub struct NoiseSchedule {
 }
 
 impl NoiseSchedule {
-    /// The levels.
+    /// The levels, as the scheduler of `solver`'s kind has them.
     ///
     /// # Errors
     /// If the betas are not between 0 and 1, or there are no times.
-    pub fn new(config: &SchedulerConfig) -> Result<NoiseSchedule, SolverError> {
+    pub fn new(config: &SchedulerConfig, solver: Solver) -> Result<NoiseSchedule, SolverError> {
         let (count, first, last) = (config.num_train_timesteps, config.beta_start, config.beta_end);
-        let fail = |field, value: String, expected: &str| {
-            Err(SolverError::Config { field, value, expected: expected.into() })
-        };
         if !(2..=1 << 16).contains(&count) {
-            return fail("num_train_timesteps", count.to_string(), "a number from 2 to 65536");
+            return Err(refused("num_train_timesteps", count.to_string(), "a number from 2 to 65536"));
         }
         if !(first > 0.0 && first <= last && last < 1.0) {
-            return fail(
-                "beta_end",
-                format!("{last} after beta_start {first}"),
-                "0 < beta_start <= beta_end < 1",
-            );
+            let value = format!("{last} after beta_start {first}");
+            return Err(refused("beta_end", value, "0 < beta_start <= beta_end < 1"));
         }
         if !["zero", "sigma_min"].contains(&config.final_sigmas_type.as_str()) {
-            return fail("final_sigmas_type", config.final_sigmas_type.clone(), "\"zero\" or \"sigma_min\"");
+            let value = config.final_sigmas_type.clone();
+            return Err(refused("final_sigmas_type", value, "\"zero\" or \"sigma_min\""));
         }
         if config.steps_offset >= count {
-            return fail("steps_offset", config.steps_offset.to_string(), "less than num_train_timesteps");
+            return Err(refused(
+                "steps_offset",
+                config.steps_offset.to_string(),
+                "less than num_train_timesteps",
+            ));
         }
         let betas = match config.beta_schedule {
             BetaSchedule::Linear => linspace(first, last, count),
@@ -181,22 +48,49 @@ impl NoiseSchedule {
                 let root = |beta: f32| f64::from(beta).sqrt() as f32;
                 linspace(root(first), root(last), count).into_iter().map(|root| root * root).collect()
             }
+            BetaSchedule::SquaredCosine => {
+                let share = |i: usize| {
+                    let t = i as f64 / count as f64;
+                    ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2)
+                };
+                (0..count).map(|i| (1.0 - share(i + 1) / share(i)).min(0.999) as f32).collect()
+            }
         };
-        let mut product = 1.0;
-        let level = |beta: f32| {
-            product *= f64::from(1.0 - beta);
-            f64::from(product as f32)
-        };
-        Ok(NoiseSchedule { config: config.clone(), alphas: betas.into_iter().map(level).collect() })
+        let mut alphas = shares(betas.into_iter().map(|beta| 1.0 - beta));
+        if config.rescale_betas_zero_snr {
+            alphas = without_signal(&alphas);
+            // Only DDIM can do without the last time's share, and not if it divides by it.
+            if solver != Solver::Ddim {
+                alphas[count - 1] = LEAST_SHARE;
+            } else if config.prediction_type == Prediction::Epsilon {
+                let expected =
+                    "\"v_prediction\" or \"sample\" with rescale_betas_zero_snr: noise alone tells nothing";
+                return Err(refused("prediction_type", "epsilon".into(), expected));
+            }
+        }
+        Ok(NoiseSchedule { config: config.clone(), alphas })
+    }
+
+    /// `σ/α` at a time of training.
+    fn sigma_at(&self, i: usize) -> f64 {
+        ((1.0 - self.alphas[i]) / self.alphas[i]).sqrt()
     }
 
     /// `σ/α` at any time, in between by interpolation.
     fn sigma(&self, time: f64) -> f64 {
-        let at = |i: usize| ((1.0 - self.alphas[i]) / self.alphas[i]).sqrt();
         let below = (time.max(0.0) as usize).min(self.alphas.len() - 1);
         let above = (below + 1).min(self.alphas.len() - 1);
-        let part = time - below as f64;
-        if part == 0.0 { at(below) } else { at(below) + part * (at(above) - at(below)) }
+        let (part, at) = (time - below as f64, self.sigma_at(below));
+        if part == 0.0 { at } else { at + part * (self.sigma_at(above) - at) }
+    }
+
+    /// The time of a level, in between by interpolation of logarithms.
+    fn time(&self, sigma: f64) -> f64 {
+        let last = self.alphas.len() - 2;
+        let level = sigma.max(1e-10).ln();
+        let low = (0..=last).rev().find(|&i| self.sigma_at(i).ln() <= level).unwrap_or(0);
+        let [a, b] = [low, low + 1].map(|i| self.sigma_at(i).ln());
+        low as f64 + ((level - a) / (b - a)).clamp(0.0, 1.0)
     }
 
     /// The trajectory of a solver.
@@ -210,22 +104,27 @@ impl NoiseSchedule {
             _ => Spacing::Linspace,
         });
         let times = self.times(solver, spacing, steps);
+        let ends_in_noise = self.config.final_sigmas_type == "sigma_min";
         Ok(match solver {
             Solver::Ddim => self.ddim(&times, steps),
             Solver::Euler | Solver::Heun => {
-                let points: Vec<Point> = times.iter().map(|&time| self.spread(time)).collect();
+                let levels = self.levels(&times, steps);
+                let points: Vec<Point> = levels.map(|(time, sigma)| self.spread(time, sigma)).collect();
                 let most = points.iter().map(|p| p.sigma).fold(0.0, f64::max);
                 let scale = if spacing == Spacing::Leading { (most * most + 1.0).sqrt() } else { most };
                 match solver {
-                    Solver::Euler => sigmas::euler(&points, scale),
+                    Solver::Euler => {
+                        sigmas::euler(&points, if ends_in_noise { self.sigma_at(0) } else { 0.0 }, scale)
+                    }
                     _ => sigmas::heun(&points, scale),
                 }
             }
             Solver::DpmSolverPp2M => {
-                let points: Vec<Point> = times.iter().map(|&time| self.preserved(time)).collect();
-                let end =
-                    if self.config.final_sigmas_type == "zero" { CLEAN } else { self.preserved(0.0).mix };
-                sigmas::dpm_solver_pp_2m(&points, end, 1.0)
+                let levels = self.whole_levels(&times, steps);
+                let points: Vec<Point> =
+                    levels.map(|(time, sigma)| self.preserved(time, mix(sigma))).collect();
+                let end = if ends_in_noise { mix(self.sigma_at(0)) } else { CLEAN };
+                sigmas::dpm_solver_pp_2m(&points, Multistep::of(&self.config, end, points.len()), 1.0)
             }
             Solver::Midpoint | Solver::AdamsBashforth2 => {
                 let (problem, known) = ("a network that predicts noise", "ddim, euler, heun, dpmpp2m");
@@ -234,28 +133,63 @@ impl NoiseSchedule {
         })
     }
 
+    /// Times and levels, curved where the configuration says so.
+    fn levels(&self, times: &[f64], steps: usize) -> impl Iterator<Item = (f64, f64)> {
+        let plain: Vec<f64> = times.iter().map(|&time| self.sigma(time)).collect();
+        let ends = plain.first().zip(plain.last());
+        match ends.and_then(|(&first, &last)| self.config.curved(first, last, steps)) {
+            Some(curved) => curved.into_iter().map(|sigma| (self.time(sigma), sigma)).collect::<Vec<_>>(),
+            None => times.iter().copied().zip(plain).collect(),
+        }
+        .into_iter()
+    }
+
+    /// As DPM-Solver++ has them: curves go over all levels of training, and times are whole numbers.
+    fn whole_levels(&self, times: &[f64], steps: usize) -> impl Iterator<Item = (f64, f64)> {
+        let (first, last) = (self.sigma_at(self.alphas.len() - 1), self.sigma_at(0));
+        let near = self.config.use_karras_sigmas == Some(true)
+            && self.config.beta_schedule != BetaSchedule::SquaredCosine;
+        let whole = |time: f64| if near { time.round_ties_even() } else { time.trunc() };
+        match self.config.curved(first, last, steps) {
+            Some(curved) => {
+                curved.into_iter().map(|sigma| (whole(self.time(sigma)), sigma)).collect::<Vec<_>>()
+            }
+            None => times.iter().map(|&time| (time, self.sigma(time))).collect(),
+        }
+        .into_iter()
+    }
+
+    /// How many of the training times DPM-Solver++ visits: those with enough of the clean sample.
+    fn visited(&self) -> usize {
+        let lambda = |share: f64| (share / (1.0 - share)).ln() / 2.0;
+        let least = self.config.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY);
+        self.alphas.iter().filter(|&&share| lambda(share) >= least).count()
+    }
+
     /// The times that a solver visits, falling. Euler and Heun visit times between those of training, the others
     /// do not; DPM-Solver++ counts the end among the times it spaces.
     fn times(&self, solver: Solver, spacing: Spacing, steps: usize) -> Vec<f64> {
         let count = self.alphas.len();
         let multistep = usize::from(solver == Solver::DpmSolverPp2M);
+        let end = if multistep == 1 { self.visited() } else { count };
         let last = (count - 1) as f64;
         let mut times: Vec<f64> = match spacing {
             Spacing::Linspace => {
                 let all = steps + multistep;
-                let at = |i: usize| last * i as f64 / (all.max(2) - 1) as f64;
+                let at = |i: usize| (end as f64 - 1.0) * i as f64 / (all.max(2) - 1) as f64;
                 let between = matches!(solver, Solver::Euler | Solver::Heun);
                 let round = |t: f64| if between { f64::from(t as f32) } else { t.round_ties_even() };
                 (multistep..all).rev().map(|i| round(at(i))).collect()
             }
             Spacing::Leading => {
-                let ratio = count / (steps + multistep);
+                let ratio = end / (steps + multistep);
                 let at = |i: usize| (i * ratio + self.config.steps_offset) as f64;
                 (multistep..steps + multistep).rev().map(at).collect()
             }
             Spacing::Trailing => {
                 let ratio = count as f64 / steps as f64;
-                (0..steps).map(|i| (count as f64 - i as f64 * ratio).round_ties_even() - 1.0).collect()
+                let at = (0..steps).map(|i| end as f64 - i as f64 * ratio).filter(|&time| time > 0.0);
+                at.map(|time| time.round_ties_even() - 1.0).collect()
             }
         };
         times.iter_mut().for_each(|time| *time = time.clamp(0.0, last));
@@ -263,36 +197,41 @@ impl NoiseSchedule {
     }
 
     /// A point in the form `x = x0 + σ ε`, which the network sees divided by its deviation.
-    fn spread(&self, time: f64) -> Point {
-        let sigma = self.sigma(time);
+    fn spread(&self, time: f64, sigma: f64) -> Point {
         let input = 1.0 / (sigma * sigma + 1.0).sqrt();
         let clean = match self.config.prediction_type {
-            Prediction::Epsilon => [1.0, -sigma],
             Prediction::VPrediction => [input * input, -sigma * input],
             Prediction::Sample => [0.0, 1.0],
+            _ => [1.0, -sigma],
         };
         let slope = [(1.0 - clean[0]) / sigma, -clean[1] / sigma];
         Point { time, input, sigma, slope, clean, mix: [1.0, sigma] }
     }
 
-    /// A point in the form `x = α x0 + σ ε` with `α² + σ² = 1`.
-    fn preserved(&self, time: f64) -> Point {
-        let spread = self.spread(time);
-        let (alpha, sigma) = (spread.input, spread.sigma * spread.input);
-        // The clean sample by the same answer, of a sample that is `alpha` times the other's.
-        let clean = [spread.clean[0] / alpha, spread.clean[1]];
-        Point { input: 1.0, clean, mix: [alpha, sigma], ..spread }
+    /// A point in the form `x = α x0 + σ ε` with `α² + σ² = 1`; its solvers take no slopes.
+    fn preserved(&self, time: f64, mix: [f64; 2]) -> Point {
+        let [alpha, sigma] = mix;
+        let clean = match self.config.prediction_type {
+            Prediction::VPrediction => [alpha, -sigma],
+            Prediction::Sample => [0.0, 1.0],
+            _ => [1.0 / alpha, -sigma / alpha],
+        };
+        Point { time, input: 1.0, sigma, slope: [f64::NAN; 2], clean, mix }
     }
 
     /// `x' = α' x0 + σ' ε` from each time to the one a step before it, whether or not that is visited.
     fn ddim(&self, times: &[f64], steps: usize) -> Trajectory {
         let step = (self.alphas.len() / steps) as f64;
+        let mix = |time: f64| {
+            let share = self.alphas[(time as usize).min(self.alphas.len() - 1)];
+            [share.sqrt(), (1.0 - share).sqrt()]
+        };
         let evaluations = times.iter().map(|&time| {
-            let p = self.preserved(time);
+            let p = self.preserved(time, mix(time));
             let [m2, n2] = match time - step {
-                before if before >= 0.0 => self.preserved(before).mix,
+                before if before >= 0.0 => mix(before),
                 _ if self.config.set_alpha_to_one => CLEAN,
-                _ => self.preserved(0.0).mix,
+                _ => mix(0.0),
             };
             let keep = n2 / p.mix[1];
             let gain = m2 - keep * p.mix[0];
@@ -302,14 +241,42 @@ impl NoiseSchedule {
     }
 }
 
+/// Weights of the clean sample and of the noise at a level, their squares adding up to 1.
+fn mix(sigma: f64) -> [f64; 2] {
+    let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
+    [alpha, sigma * alpha]
+}
+
+/// Products of all factors up to each, rounded each time.
+fn shares(factors: impl Iterator<Item = f32>) -> Vec<f64> {
+    let mut product = 1.0;
+    let share = |factor: f32| {
+        product *= f64::from(factor);
+        f64::from(product as f32)
+    };
+    factors.map(share).collect()
+}
+
+/// Shares whose roots are moved so that the last is none and the first stays (Lin et al., 2024, algorithm 1).
+fn without_signal(alphas: &[f64]) -> Vec<f64> {
+    let roots: Vec<f32> = alphas.iter().map(|&share| share.sqrt() as f32).collect();
+    let (first, last) = (roots[0], roots[roots.len() - 1]);
+    let moved: Vec<f32> =
+        roots.iter().map(|root| ((root - last) * (first / (first - last))).powi(2)).collect();
+    // By way of betas, as the original.
+    let factor = |i: usize| if i == 0 { moved[0] } else { moved[i] / moved[i - 1] };
+    shares((0..moved.len()).map(|i| 1.0 - (1.0 - factor(i))))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::Problem;
     use super::*;
 
     fn times(solver: Solver, steps: usize, change: fn(&mut SchedulerConfig)) -> Vec<f32> {
         let mut config = SchedulerConfig::stable_diffusion();
         change(&mut config);
-        config.trajectory(false, solver, steps).unwrap().times()
+        config.trajectory(Problem::Noise, solver, steps).unwrap().times()
     }
 
     #[test]
@@ -332,19 +299,20 @@ mod tests {
         for prediction in [Prediction::Epsilon, Prediction::VPrediction, Prediction::Sample] {
             let mut config = SchedulerConfig::stable_diffusion();
             (config.prediction_type, config.set_alpha_to_one) = (prediction, true);
-            let schedule = NoiseSchedule::new(&config).unwrap();
             for solver in [Solver::Ddim, Solver::Euler, Solver::Heun, Solver::DpmSolverPp2M] {
+                let schedule = NoiseSchedule::new(&config, solver).unwrap();
                 let trajectory = schedule.trajectory(solver, 10).unwrap();
-                let first = schedule.spread(trajectory.evaluations[0].time);
+                let time = trajectory.evaluations[0].time;
+                let first = schedule.spread(time, schedule.sigma(time));
                 // The network's input is `α x0 + σ ε` in either form.
                 let input = first.input * (clean + first.sigma * noise);
                 let (mut x, mut h) = (input / trajectory.evaluations[0].input, 0.0);
                 for e in &trajectory.evaluations {
-                    let [alpha, sigma] = schedule.preserved(e.time).mix;
+                    let [alpha, sigma] = mix(schedule.sigma(e.time));
                     let answer = match prediction {
                         Prediction::Epsilon => noise,
                         Prediction::VPrediction => alpha * noise - sigma * clean,
-                        Prediction::Sample => clean,
+                        _ => clean,
                     };
                     let dot = |c: [f64; 3]| c[0] * x + c[1] * answer + c[2] * h;
                     (x, h) = (dot(e.next), dot(e.remember));
@@ -355,15 +323,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
+    fn what_cannot_be_is_named() {
         let error = |json: &str, solver| {
             let config: SchedulerConfig = serde_json::from_str(json).unwrap();
-            config.trajectory(false, solver, 10).unwrap_err().to_string()
+            config.trajectory(Problem::Noise, solver, 10).unwrap_err().to_string()
         };
-        let karras = error(r#"{"use_karras_sigmas": true}"#, Solver::Euler);
-        assert_eq!(karras, "scheduler: use_karras_sigmas = true: expected false: it is not supported");
         assert!(error(r#"{"beta_end": 2.0}"#, Solver::Euler).contains("beta_end"));
         assert!(error("{}", Solver::Midpoint).contains("'midpoint' does not solve"));
         assert!(error(r#"{"num_train_timesteps": 5}"#, Solver::Ddim).contains("between 1 and 4"));
+        assert!(error(r#"{"rescale_betas_zero_snr": true}"#, Solver::Ddim).contains("v_prediction"));
     }
 }

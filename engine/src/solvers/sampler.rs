@@ -1,7 +1,8 @@
 //! A diffusion network in a solver's loop, from noise to a sample.
 
-use super::{SchedulerConfig, Solver, Trajectory};
+use super::{Problem, SchedulerConfig, Solver, Trajectory};
 use crate::networks::{Diffusion, Folder, NamedTensors, NetworkError, Values};
+use crate::random::Generator;
 use crate::{Device, Error, Executable, Input, RunOptions, Session};
 use selftok_graph::models::diffusion::{self, MAX_GRID, Network, Options, Sizes};
 use selftok_graph::{Program, compile};
@@ -19,6 +20,18 @@ pub struct SampleOptions {
     /// Classifier-free guidance `u + s (c - u)`: the factor `s`; none where 1.
     pub guidance: f64,
 }
+
+/// Other names by which diffusers' pipelines call what a sampler reads.
+const ALIASES: [(&str, &str); 5] = [
+    ("latents", "sample"),
+    ("prompt_embeds", "encoder_hidden_states"),
+    ("negative_prompt_embeds", "negative_encoder_hidden_states"),
+    ("pooled_prompt_embeds", "pooled_projections"),
+    ("negative_pooled_prompt_embeds", "negative_pooled_projections"),
+];
+
+/// Most numbers that are drawn as noise: 4 GiB.
+const MAX_NOISE: usize = 1 << 30;
 
 /// An open diffusion network with its noise schedule. Compiled for the shapes of the inputs at each change of them.
 pub struct Sampler {
@@ -46,7 +59,7 @@ impl Sampler {
         let config: serde_json::Value = read_json(&path.join("config.json"))?;
         let files = Diffusion::of_folder(&Folder { path, config: &config, device })?;
         let scheduler = match scheduler_of(path) {
-            Some(file) => read_json(&file)?,
+            Some(file) => SchedulerConfig::open(&file)?,
             None => match &files.network {
                 Network::Unet(_) => SchedulerConfig::stable_diffusion(),
                 Network::Dit(_) => SchedulerConfig::default(),
@@ -61,7 +74,8 @@ impl Sampler {
         &mut self.scheduler
     }
 
-    /// Names of the inputs that [`sample`](Self::sample) reads.
+    /// Names of the inputs that [`sample`](Self::sample) reads; each may also have the name that diffusers' pipelines give it
+    /// (`latents`, `prompt_embeds`, `negative_prompt_embeds`, `pooled_prompt_embeds`, `negative_pooled_prompt_embeds`).
     pub fn inputs(&self) -> Vec<&'static str> {
         let mut names = vec!["sample"];
         if self.files.network.context_width().is_some() {
@@ -74,6 +88,74 @@ impl Sampler {
             names.push("class_labels");
         }
         names
+    }
+
+    /// Whether an input of this name is read.
+    pub fn reads(&self, name: &str) -> bool {
+        let own = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, own)| own);
+        self.inputs().contains(&own)
+    }
+
+    /// The inputs that [`sample`](Self::sample) reads, under the network's own names, and the others left out.
+    ///
+    /// # Errors
+    /// If one is given under both of its names.
+    pub fn accept(&self, inputs: &NamedTensors) -> Result<NamedTensors, Error> {
+        let known = self.inputs();
+        let mut accepted = NamedTensors::new();
+        for (name, tensor) in inputs.iter() {
+            let alias = ALIASES.iter().find(|(alias, _)| alias == name).map(|(_, own)| *own);
+            let own = alias.unwrap_or(name);
+            if alias.is_some() && inputs.has(own) {
+                let (what, expected) = (format!("is given as '{own}' too"), "one of the two names".into());
+                return Err(NetworkError::Value { name: name.clone(), what, expected }.into());
+            }
+            if known.contains(&own) {
+                accepted.insert(own, &tensor.shape, tensor.values.clone())?;
+            }
+        }
+        Ok(accepted)
+    }
+
+    /// The inputs with a `sample [B, C, h, w]` of standard noise: what `torch.manual_seed(seed)` and then `torch.randn` give on a
+    /// CPU. `latent` is the configuration's `sample_size` where not given, and `B` as many rows as the conditions have.
+    ///
+    /// # Errors
+    /// If the inputs hold noise already, or neither they nor the arguments say a possible size.
+    pub fn draw(
+        &self,
+        inputs: &NamedTensors,
+        seed: u64,
+        latent: Option<[usize; 2]>,
+        batch: Option<usize>,
+    ) -> Result<NamedTensors, Error> {
+        let mut inputs = self.accept(inputs)?;
+        let network = &self.files.network;
+        if inputs.has("sample") {
+            let (name, what) = ("sample".into(), "is given".into());
+            let expected = "none where the noise is drawn from a seed".into();
+            return Err(NetworkError::Value { name, what, expected }.into());
+        }
+        let Some([h, w]) = latent.or(network.sample_size()) else {
+            let (name, given) = ("sample".into(), inputs.describe());
+            let expected = "a size, since config.json says no sample_size".into();
+            return Err(NetworkError::Missing { name, given, expected }.into());
+        };
+        let rows = inputs.iter().filter_map(|(_, tensor)| tensor.shape.first().copied()).max();
+        let batch = batch.or(rows).unwrap_or(1);
+        // The network says which sizes can be.
+        let (context, options) = (1, Options { guidance: false, history: false });
+        diffusion::start(network, Sizes { batch, latent: [h, w], context }, options)?;
+        let shape = [batch, network.in_channels(), h, w];
+        let numel = shape.iter().try_fold(1usize, |numel, &size| numel.checked_mul(size));
+        let Some(numel) = numel.filter(|&numel| numel <= MAX_NOISE) else {
+            let expected = format!("at most {MAX_NOISE} numbers of noise");
+            return Err(NetworkError::Shape { name: "sample".into(), found: shape.to_vec(), expected }.into());
+        };
+        let mut noise = vec![0.0; numel];
+        Generator::new(seed).fill_normal(&mut noise);
+        inputs.insert("sample", &shape, Values::F32(noise))?;
+        Ok(inputs)
     }
 
     /// From `sample [B, C, h, w]`, standard noise, and the network's conditions (of `B` rows, or of one for all) to `out
@@ -90,14 +172,14 @@ impl Sampler {
         progress: Option<&mut dyn FnMut(usize, usize)>,
     ) -> Result<NamedTensors, Error> {
         let SampleOptions { solver, steps, guidance } = options;
-        let network = &self.files.network;
-        let trajectory = self.scheduler.trajectory(network.is_flow(), solver, steps)?;
+        let inputs = &self.accept(inputs)?;
         if !guidance.is_finite() {
             let (name, what) = ("guidance".into(), format!("is {guidance}"));
             return Err(NetworkError::Value { name, what, expected: "a finite number".into() }.into());
         }
         let guided = guidance != 1.0;
         let sizes = self.files.sizes(inputs)?;
+        let trajectory = self.scheduler.trajectory(self.problem(sizes), solver, steps)?;
         let conditions = self.conditions(inputs, sizes.batch, guided)?;
         let noise = self.noise(inputs, sizes, &trajectory)?;
         let compiled = Options { guidance: guided, history: solver.has_history() };
@@ -117,6 +199,12 @@ impl Sampler {
         let [h, w] = sizes.latent;
         let shape = [sizes.batch, self.files.network.in_channels(), h, w];
         NamedTensors::new().with("out", &shape, Values::F32(out))
+    }
+
+    fn problem(&self, sizes: Sizes) -> Problem {
+        let network = &self.files.network;
+        let [h, w] = sizes.latent.map(|side| side / network.side_step());
+        if network.is_flow() { Problem::Flow { patches: h * w } } else { Problem::Noise }
     }
 
     fn noise(&self, inputs: &NamedTensors, sizes: Sizes, path: &Trajectory) -> Result<Vec<f32>, Error> {

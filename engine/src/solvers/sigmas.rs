@@ -3,6 +3,7 @@
 //! A sample at level `σ` is `x = α (x0 + (σ/α) ε)` for some scale `α`. Two forms of path cover diffusion and flow matching:
 //! what differs is only how a network's answer gives the clean sample `x0` and the derivative.
 
+use super::scheduler::{SchedulerConfig, SecondOrder};
 use super::{Evaluation, Trajectory};
 
 /// A point of the path: its time, and what an answer there means.
@@ -25,10 +26,10 @@ pub(super) struct Point {
 /// The end of a path: the clean sample.
 pub(super) const CLEAN: [f64; 2] = [1.0, 0.0];
 
-/// First order along slopes, to `sigma` 0 at the end.
-pub(super) fn euler(points: &[Point], noise_scale: f64) -> Trajectory {
+/// First order along slopes, to `sigma` `end` at last.
+pub(super) fn euler(points: &[Point], end: f64, noise_scale: f64) -> Trajectory {
     let evaluations = steps(points).map(|(p, to)| {
-        let d = to.map_or(0.0, |to| to.sigma) - p.sigma;
+        let d = to.map_or(end, |to| to.sigma) - p.sigma;
         evaluation(p, [1.0 + d * p.slope[0], d * p.slope[1], 0.0], [0.0; 3])
     });
     Trajectory { noise_scale, evaluations: evaluations.collect() }
@@ -48,28 +49,56 @@ pub(super) fn heun(points: &[Point], noise_scale: f64) -> Trajectory {
     Trajectory { noise_scale, evaluations }
 }
 
-/// DPM-Solver++ 2M in diffusers' midpoint form. `x' = (n'/n) x + (m' - n' m/n) D` for mixes `(m, n)`, where `D` is the clean
-/// sample extrapolated from this and the one before; the last step is first order where it ends in the clean sample
-/// or there are few.
-pub(super) fn dpm_solver_pp_2m(points: &[Point], end: [f64; 2], noise_scale: f64) -> Trajectory {
+/// How DPM-Solver++ goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Multistep {
+    /// Where it ends.
+    end: [f64; 2],
+    /// Whether every step is of first order.
+    first_order: bool,
+    /// Whether the last one is.
+    last_is_first_order: bool,
+    /// Form of the second order.
+    form: SecondOrder,
+}
+
+impl Multistep {
+    /// As the configuration says, to `end` in so many steps.
+    pub fn of(config: &SchedulerConfig, end: [f64; 2], steps: usize) -> Multistep {
+        Multistep {
+            end,
+            first_order: config.solver_order == 1,
+            last_is_first_order: end[1] == 0.0 || config.last_is_first_order(steps),
+            form: config.solver_type,
+        }
+    }
+}
+
+/// DPM-Solver++ 2M. `x' = (n'/n) x + (m' - n' m/n) D` for mixes `(m, n)`, where `D` is the clean sample extrapolated from this and
+/// the one before (equation 9 of arXiv 2211.01095 and diffusers' `multistep_dpm_solver_second_order_update`).
+pub(super) fn dpm_solver_pp_2m(points: &[Point], how: Multistep, noise_scale: f64) -> Trajectory {
     let lambda = |[m, n]: [f64; 2]| (m / n).ln();
     let mut evaluations = Vec::new();
     for (i, p) in points.iter().enumerate() {
-        let to = points.get(i + 1).map_or(end, |to| to.mix);
+        let to = points.get(i + 1).map_or(how.end, |to| to.mix);
         let ([m, n], [m2, n2]) = (p.mix, to);
         let keep = n2 / n;
         let gain = m2 - keep * m;
-        let last = i + 1 == points.len() && (points.len() < 15 || end[1] == 0.0);
-        // How far to extrapolate: half the ratio of this step to the one before.
-        let over = match i.checked_sub(1).and_then(|before| points.get(before)) {
-            Some(before) if !last => {
+        let first_order = how.first_order || (i + 1 == points.len() && how.last_is_first_order);
+        // How much of the difference from the clean sample before is added.
+        let beyond = match i.checked_sub(1).and_then(|before| points.get(before)) {
+            Some(before) if !first_order => {
                 let (h, h0) = (lambda(to) - lambda(p.mix), lambda(p.mix) - lambda(before.mix));
-                if h0.is_finite() { h / h0 / 2.0 } else { 0.0 }
+                match how.form {
+                    _ if !h0.is_finite() => 0.0,
+                    SecondOrder::Midpoint => gain * h / h0 / 2.0,
+                    SecondOrder::Heun => (m2 * h - gain) / h0,
+                }
             }
             _ => 0.0,
         };
-        let weight = gain * (1.0 + over);
-        let next = [keep + weight * p.clean[0], weight * p.clean[1], -gain * over];
+        let weight = gain + beyond;
+        let next = [keep + weight * p.clean[0], weight * p.clean[1], -beyond];
         evaluations.push(evaluation(p, next, [p.clean[0], p.clean[1], 0.0]));
     }
     Trajectory { noise_scale, evaluations }

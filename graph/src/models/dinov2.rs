@@ -1,8 +1,9 @@
 //! DINOv2 (Oquab et al. 2023), under the names of transformers' `Dinov2Model`: a ViT whose residual branches are
-//! scaled (LayerScale) and whose largest size has a gated MLP (SwiGLU).
+//! scaled (LayerScale) and whose largest size has a gated MLP (SwiGLU). With registers (Darcet et al. 2024) it has a few
+//! more learnt tokens beside the class token, under the names of `Dinov2WithRegistersModel`.
 
 use super::vit::parts::{
-    Patches, activation, bounded, check_batch, class_and_patches, class_row, epsilon, heads, pixels,
+    Patches, Resize, activation, bounded, check_batch, class_and_patches, class_row, epsilon, heads, pixels,
     self_attention, wrong,
 };
 use super::vit::{PROJECTIONS, Size};
@@ -14,7 +15,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// `"dinov2"`.
+    /// `"dinov2"` or `"dinov2_with_registers"`.
     pub model_type: String,
     /// Width.
     pub hidden_size: usize,
@@ -38,6 +39,8 @@ pub struct Config {
     pub qkv_bias: bool,
     /// Whether the MLP is gated.
     pub use_swiglu_ffn: bool,
+    /// Register tokens of a model that has them; 4 where absent.
+    pub num_register_tokens: Option<usize>,
 }
 
 impl Default for Config {
@@ -55,6 +58,7 @@ impl Default for Config {
             num_channels: 3,
             qkv_bias: true,
             use_swiglu_ffn: false,
+            num_register_tokens: None,
         }
     }
 }
@@ -63,8 +67,12 @@ impl Config {
     /// Checks what the builder relies on, pictures aside.
     pub fn validate(&self) -> Result<(), GraphError> {
         let model = "dinov2";
-        if self.model_type != model {
-            return Err(wrong(model, "model_type", &self.model_type, "\"dinov2\""));
+        if self.model_type != model && !self.has_registers() {
+            let expected = "\"dinov2\" or \"dinov2_with_registers\"";
+            return Err(wrong(model, "model_type", &self.model_type, expected));
+        }
+        if self.registers() > 1 << 10 {
+            return Err(wrong(model, "num_register_tokens", self.registers(), "at most 1024"));
         }
         bounded(
             model,
@@ -82,6 +90,15 @@ impl Config {
         activation(model, "hidden_act", &self.hidden_act).map(|_| ())
     }
 
+    fn has_registers(&self) -> bool {
+        self.model_type == "dinov2_with_registers"
+    }
+
+    /// Register tokens.
+    fn registers(&self) -> usize {
+        if self.has_registers() { self.num_register_tokens.unwrap_or(4) } else { 0 }
+    }
+
     /// Width of a layer's hidden layer; gated, it is two thirds of that, rounded up to a multiple of 8.
     fn mlp_size(&self) -> usize {
         let size = (self.hidden_size as f64 * self.mlp_ratio) as usize;
@@ -89,39 +106,71 @@ impl Config {
     }
 }
 
-/// `pixel_values [B, C, H, W]` → `last_hidden_state [B, 1 + N, D]`, `pooler_output [B, D]` (its first row).
+/// `pixel_values [B, C, H, W]` → `last_hidden_state [B, 1 + R + N, D]` (class token, `R` registers, patches),
+/// `pooler_output [B, D]` (its first row), and with a classifier of so many `labels` over the class token and the mean of
+/// the patches `logits [B, L]`. With a classifier all other names begin with `dinov2.` or `dinov2_with_registers.`.
 ///
 /// A picture of another size than the configuration's gets interpolated positions; what does not fill a patch at the
 /// right and bottom is not seen. Slot `batch`: pictures, up to `batch`.
-pub fn graph(config: &Config, batch: usize, image: [usize; 2]) -> Result<Graph, GraphError> {
+pub fn graph(
+    config: &Config,
+    labels: Option<usize>,
+    batch: usize,
+    image: [usize; 2],
+) -> Result<Graph, GraphError> {
     config.validate()?;
     check_batch("dinov2", batch)?;
     let cut = Patches::new("dinov2", config.num_channels, config.patch_size, config.image_size, image)?;
-    let act = activation("dinov2", "hidden_act", &config.hidden_act)?;
-    let width = config.hidden_size;
     let builder = Builder::new("dinov2");
     let g = &builder;
     let pixels = pixels(g, batch, config.num_channels, image);
-    let mut x = g.scope("embeddings", || {
-        let patches = pixels.conv2d("patch_embeddings.projection", width, cut.side, cut.side, [0; 4]);
-        let rows = 1 + cut.table[0] * cut.table[1];
-        let table = g.weight("position_embeddings", [1, rows, width]).reshape([rows, width]);
-        class_and_patches(patches, g.weight("cls_token", [1, 1, width]), table, &cut)
-    });
-    for i in 0..config.num_hidden_layers {
-        x = g.scope(format!("encoder.layer.{i}"), || {
-            let normed = x.layer_norm("norm1", config.layer_norm_eps);
-            let heads = config.num_attention_heads;
-            let attended = self_attention(normed, &PROJECTIONS, heads, config.qkv_bias, Mask::None);
-            let x = x + g.weight("layer_scale1.lambda1", [width]) * attended;
-            let normed = x.layer_norm("norm2", config.layer_norm_eps);
-            x + g.weight("layer_scale2.lambda1", [width]) * mlp(config, act, normed)
-        });
-    }
-    let x = x.layer_norm("layernorm", config.layer_norm_eps);
+    let prefix = if labels.is_some() { config.model_type.as_str() } else { "" };
+    let x = g.scope(prefix, || {
+        let mut x = g.scope("embeddings", || embeddings(config, pixels, &cut));
+        for i in 0..config.num_hidden_layers {
+            x = g.scope(format!("encoder.layer.{i}"), || layer(config, x))?;
+        }
+        Ok::<_, GraphError>(x.layer_norm("layernorm", config.layer_norm_eps))
+    })?;
+    let class = class_row(x);
     g.output("last_hidden_state", x);
-    g.output("pooler_output", class_row(x));
+    g.output("pooler_output", class);
+    if let Some(labels) = labels {
+        let patches = x.slice(1, 1 + config.registers(), cut.count());
+        let mean = g.constant([1, cut.count()], vec![1.0 / cut.count() as f32; cut.count()]);
+        let mean = patches.permute(&[0, 2, 1]).linear_with(mean, None).reshape(class.shape());
+        g.output("logits", class.concat(1, &[mean]).linear("classifier", labels));
+    }
     builder.finish()
+}
+
+/// `[class + position; registers; patches + positions]`; registers have no position.
+fn embeddings<'g>(config: &Config, pixels: Tensor<'g>, cut: &Patches) -> Tensor<'g> {
+    let (g, width) = (pixels.builder(), config.hidden_size);
+    let patches = pixels.conv2d("patch_embeddings.projection", width, cut.side, cut.side, [0; 4]);
+    let rows = 1 + cut.table[0] * cut.table[1];
+    let table = g.weight("position_embeddings", [1, rows, width]).reshape([rows, width]);
+    let class = g.weight("cls_token", [1, 1, width]);
+    // The model with registers came later, and resizes its table with antialiasing.
+    let resize = if config.has_registers() { Resize::Antialiased } else { Resize::Plain };
+    let (class, patches) = class_and_patches(patches, class, table, cut, resize);
+    if config.registers() == 0 {
+        return class.concat(1, &[patches]);
+    }
+    let registers = g.weight("register_tokens", [1, config.registers(), width]).expand(class.shape().0[0]);
+    class.concat(1, &[registers, patches])
+}
+
+/// `x + s1 * attention(norm(x))`, then `x + s2 * mlp(norm(x))`.
+fn layer<'g>(config: &Config, x: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
+    let (g, width) = (x.builder(), config.hidden_size);
+    let act = activation("dinov2", "hidden_act", &config.hidden_act)?;
+    let normed = x.layer_norm("norm1", config.layer_norm_eps);
+    let heads = config.num_attention_heads;
+    let attended = self_attention(normed, &PROJECTIONS, heads, config.qkv_bias, Mask::None);
+    let x = x + g.weight("layer_scale1.lambda1", [width]) * attended;
+    let normed = x.layer_norm("norm2", config.layer_norm_eps);
+    Ok(x + g.weight("layer_scale2.lambda1", [width]) * mlp(config, act, normed))
 }
 
 /// `fc2(act(fc1(x)))`, or gated: `out(silu(a) * b)` with `[a, b] = in(x)`.
@@ -150,9 +199,28 @@ mod tests {
     #[test]
     fn a_picture_of_another_size_gets_its_own_number_of_patches() {
         let config = Config { image_size: Size::Side(518), num_hidden_layers: 1, ..Config::default() };
-        let graph = graph(&config, 2, [224, 237]).unwrap();
+        let graph = graph(&config, None, 2, [224, 237]).unwrap();
         let (_, id) = &graph.outputs[0];
         assert_eq!(graph.shape(*id).to_string(), "[2~0, 257, 768]");
+    }
+
+    #[test]
+    fn registers_stand_between_the_class_token_and_the_patches() {
+        let config = Config {
+            model_type: "dinov2_with_registers".into(),
+            num_hidden_layers: 1,
+            num_register_tokens: Some(3),
+            ..Config::default()
+        };
+        let graph = graph(&config, Some(10), 2, [28, 42]).unwrap();
+        let shapes: Vec<_> =
+            graph.outputs.iter().map(|(name, id)| format!("{name} {}", graph.shape(*id))).collect();
+        assert_eq!(
+            shapes,
+            ["last_hidden_state [2~0, 10, 768]", "pooler_output [2~0, 768]", "logits [2~0, 10]"]
+        );
+        let names: Vec<_> = graph.weights().map(|(_, value)| value.name.as_str()).collect();
+        assert!(names.contains(&"dinov2_with_registers.embeddings.register_tokens"), "{names:?}");
     }
 
     #[test]

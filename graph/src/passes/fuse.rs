@@ -109,7 +109,7 @@ fn start(chain: &mut Chain, node: &Node, target: &Target) -> Option<Kernel<Value
             let segments = node.inputs[1..].chunks(2).map(|kv| (kv[0], kv[1])).collect();
             Kernel::Attention { q: x?, segments, heads, kv_heads, scale, mask, out: chain.out }
         }
-        Op::CachedAttention { heads, kv_heads, scale } => Kernel::CachedAttention {
+        Op::CachedAttention { heads, kv_heads, scale, window } => Kernel::CachedAttention {
             q: x?,
             k: operand(1),
             v: operand(2),
@@ -118,6 +118,7 @@ fn start(chain: &mut Chain, node: &Node, target: &Target) -> Option<Kernel<Value
             heads,
             kv_heads,
             scale,
+            window,
             out: chain.out,
         },
         Op::Rope { heads, style, offset } => {

@@ -62,14 +62,14 @@ pub fn attention(
 }
 
 /// Causal attention of packed rows `q [R, H*D]` over caches `k, v [S, L, KV*D]`: row `i` sees rows `0..=position[i]` of
-/// cache `sequence[i]`. Dead rows (NaN indices) give NaN; `None` where an index is no row of the caches.
+/// cache `sequence[i]`, or the last `window` of them. Dead rows (NaN indices) give NaN; `None` where an index is no row of the caches.
 pub fn cached_attention(
     q: &Array,
     (k, v): (&Array, &Array),
     (sequence, position): (&Array, &Array),
-    heads: usize,
-    kv_heads: usize,
+    (heads, kv_heads): (usize, usize),
     scale: f64,
+    window: Option<usize>,
 ) -> Option<Array> {
     let (width, d) = (q.last(), q.last() / heads);
     let mut out = Array::filled(&q.shape, f64::NAN);
@@ -83,17 +83,18 @@ pub fn cached_attention(
             return None;
         }
         let at = |j: usize| (sequence as usize * k.shape[1] + j) * k.shape[2];
+        let position = position as usize;
+        let seen = (position + 1).saturating_sub(window.unwrap_or(usize::MAX))..position + 1;
         for head in 0..heads {
             let kv = head / (heads / kv_heads) * d;
             let q = &q.data[row * width + head * d..][..d];
-            let scores: Vec<f64> =
-                (0..=position as usize).map(|j| scale * dot(q, &k.data[at(j) + kv..][..d])).collect();
+            let scores: Vec<f64> = seen.clone().map(|j| scale * dot(q, &k.data[at(j) + kv..][..d])).collect();
             let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
             let sum: f64 = weights.iter().sum();
             let out = &mut out.data[row * width + head * d..][..d];
             out.fill(0.0);
-            for (j, weight) in weights.iter().enumerate() {
+            for (j, weight) in seen.clone().zip(&weights) {
                 let v = &v.data[at(j) + kv..][..d];
                 out.iter_mut().zip(v).for_each(|(out, v)| *out += weight / sum * v);
             }
@@ -193,17 +194,21 @@ mod tests {
         let q = array(&[3, 8], 1);
         let (sequence, position) =
             (Array::new(&[3], vec![1., 0., f64::NAN]), Array::new(&[3], vec![2., 0., f64::NAN]));
-        let y = cached_attention(&q, (&k, &v), (&sequence, &position), 4, 2, 0.7).unwrap();
+        let y = cached_attention(&q, (&k, &v), (&sequence, &position), (4, 2), 0.7, None).unwrap();
         // Row 0: the whole attention of one query at position 2 over the second cache.
         let cut = |x: &Array| super::super::views::slice(x, 0, 1, 1);
         let (k1, v1, q0) = (cut(&k), cut(&v), Array::new(&[1, 1, 8], q.data[..8].to_vec()));
         let whole = attention(&q0, &[Segment { k: &k1, v: &v1, live: 0..3 }], 4, 2, 0.7, None, 1);
         assert_eq!(y.data[..8], whole.data);
+        // A window of two: as if the cache began a row later.
+        let windowed = cached_attention(&q, (&k, &v), (&sequence, &position), (4, 2), 0.7, Some(2)).unwrap();
+        let whole = attention(&q0, &[Segment { k: &k1, v: &v1, live: 1..3 }], 4, 2, 0.7, None, 1);
+        assert_eq!((&windowed.data[..8], &windowed.data[8..16]), (&whole.data[..], &y.data[8..16]));
         // Row 1 sees one value alone; grouped heads share it.
         assert_eq!(y.data[8..12], [v.data[0], v.data[1], v.data[0], v.data[1]]);
         assert!(y.data[16..].iter().all(|x| x.is_nan()));
         let outside = Array::new(&[3], vec![2., 0., 0.]);
-        assert!(cached_attention(&q, (&k, &v), (&outside, &position), 4, 2, 0.7).is_none());
+        assert!(cached_attention(&q, (&k, &v), (&outside, &position), (4, 2), 0.7, None).is_none());
         let mut cache = Array::filled(&[2, 4, 2], 0.0);
         let value = Array::new(&[3, 2], vec![1., 2., 3., 4., 5., 6.]);
         cache_append(&mut cache, &value, &sequence, &position).unwrap();

@@ -254,9 +254,9 @@ impl Frame<'_> {
                 };
                 attention(refs[0], &segments, *heads, *kv_heads, f64::from(*scale), causal, shape[0])
             }
-            Op::CachedAttention { heads, kv_heads, scale } => {
+            Op::CachedAttention { heads, kv_heads, scale, window } => {
                 let (caches, places) = ((refs[1], refs[2]), (refs[3], refs[4]));
-                cached_attention(refs[0], caches, places, *heads, *kv_heads, f64::from(*scale))
+                cached_attention(refs[0], caches, places, (*heads, *kv_heads), f64::from(*scale), *window)
                     .ok_or_else(|| self.out_of_range(node, refs[1].shape[1]))?
             }
             Op::CacheAppend => {

@@ -24,7 +24,7 @@ const fn entry(name: &'static str, max_registers: u32, head: u32) -> Entry {
 
 arguments! {
     /// The arguments of every `attention` kernel. Strides are in elements and multiples of 8, pointers 16-byte aligned.
-    Arguments {
+    Arguments of "attention_" {
         /// Queries `[batch, heads, q_len, head_dim]` bf16.
         q: DevicePointer,
         /// Keys of the first segment `[batch, kv_heads, kv_len0, head_dim]` bf16.

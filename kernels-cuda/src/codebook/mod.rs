@@ -23,7 +23,7 @@ const fn entry(name: &'static str, max_registers: u32, max_static_shared: u32) -
 
 arguments! {
     /// The arguments of the `codebook_partial` kernels.
-    PartialArguments {
+    PartialArguments of "codebook_partial_" {
         /// `[rows, c]` f32, rows `x_stride` apart.
         x: DevicePointer,
         /// `[v, c]` f32, contiguous.
@@ -47,7 +47,7 @@ arguments! {
 
 arguments! {
     /// The arguments of `codebook_merge`.
-    MergeArguments {
+    MergeArguments of "codebook_merge" {
         /// What the other kernel wrote.
         candidates: DevicePointer,
         /// `[rows]` i32.

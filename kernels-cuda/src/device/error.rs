@@ -25,6 +25,14 @@ pub enum DeviceError {
     /// A name that is in no family.
     #[error("there is no kernel '{0}'")]
     UnknownKernel(String),
+    /// Arguments of other kernels.
+    #[error("{kernel} was given the arguments of the kernels {kernels}*")]
+    WrongArguments {
+        /// The kernel.
+        kernel: &'static str,
+        /// How the names of those begin that take them.
+        kernels: &'static str,
+    },
     /// A shape that the launch rule refuses.
     #[error(transparent)]
     Shape(#[from] LaunchError),

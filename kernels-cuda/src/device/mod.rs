@@ -123,12 +123,15 @@ impl Kernels {
     /// # Safety
     /// Every address in the arguments must lead to device memory of this context that is as large, as aligned and as
     /// typed as the arguments say, and that nothing else touches from where the stream stands until the kernel is done.
-    pub unsafe fn launch(
+    pub unsafe fn launch<A: KernelArguments>(
         &self,
         stream: &CudaStream,
         launch: &Launch,
-        arguments: &impl KernelArguments,
+        arguments: &A,
     ) -> Result<(), DeviceError> {
+        if !launch.entry.starts_with(A::KERNELS) {
+            return Err(DeviceError::WrongArguments { kernel: launch.entry, kernels: A::KERNELS });
+        }
         let function = self.function(launch.entry)?;
         let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
         let config = LaunchConfig {

@@ -24,7 +24,7 @@ const fn entry(name: &'static str, max_registers: u32, shared_kib: u32) -> Entry
 arguments! {
     /// The arguments of every `gemm` kernel:
     /// `C = residual + gate[g] * act(A Wᵀ + bias)`, `g = (m / gate_div) % gate_rows`.
-    Arguments {
+    Arguments of "gemm_" {
         /// `[m, k]` bf16, rows `lda` apart, 16-byte aligned.
         a: DevicePointer,
         /// `[n, k]` bf16, rows `ldw` apart, 16-byte aligned.

@@ -32,7 +32,7 @@ const WARP_COLUMNS: u64 = 512;
 arguments! {
     /// The arguments of every `layer_norm` kernel:
     /// `y = (n(x) * weight + bias) * (1 + scale[m]) + shift[m]`, `m = (row / modulation_div) % modulation_rows`.
-    Arguments {
+    Arguments of "layer_norm_" {
         /// `[rows, cols]` of the input type, rows `x_stride` apart.
         x: DevicePointer,
         /// `[rows, cols]` of the output type, rows `y_stride` apart; may be `x`.

@@ -1,6 +1,6 @@
 //! Flash attention in emulation, against f64.
 
-use crate::emulated::{Emulated, everywhere, settings};
+use crate::emulated::{Emulated, everywhere, executed, settings};
 use crate::support::{BF16_ROUNDING, Expected, Random, kept};
 use half::bf16;
 use ptx_emulator::Report;
@@ -23,6 +23,16 @@ pub struct Case {
     /// Whether all queries are positive and all keys negative, so that a key that is not there, and counts as zero, would outweigh all
     /// that are.
     pub opposed: bool,
+    /// Whether the first key has a -inf, so that positive queries give it no weight, or the first value has an inf, which is then the
+    /// output's in that column. Neither may reach columns or keys that are not there.
+    pub infinite: Option<Infinite>,
+}
+
+/// Where a [`Case`] has an infinity.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Infinite {
+    Key,
+    Value,
 }
 
 pub const PLAIN: Case = Case {
@@ -35,6 +45,7 @@ pub const PLAIN: Case = Case {
     head_dim: 64,
     causal: None,
     opposed: false,
+    infinite: None,
 };
 
 /// A tensor `[batch, rows, heads, head_dim]` with a gap after each row, as fused projections leave it. What is in the gap must not
@@ -86,12 +97,17 @@ fn prepare(case: Case) -> Prepared {
     // Gaps that reach to the end of the widest padded head, and differ, so that no stride can stand in for another.
     let mut q = Rows::new(&mut random, &case, heads, q_len, 56);
     let kv_heads = heads / head_group;
-    let [mut k0, v0, mut k1, v1] = [(kv_len[0], 64), (kv_len[0], 64), (kv_len[1], 72), (kv_len[1], 72)]
+    let [mut k0, mut v0, mut k1, v1] = [(kv_len[0], 64), (kv_len[0], 64), (kv_len[1], 72), (kv_len[1], 72)]
         .map(|(rows, gap)| Rows::new(&mut random, &case, kv_heads, rows, gap));
     if opposed {
         q.values.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32().abs()));
         let keys = k0.values.iter_mut().chain(&mut k1.values);
         keys.for_each(|x| *x = bf16::from_f32(-x.to_f32().abs()));
+    }
+    match case.infinite {
+        None => {}
+        Some(Infinite::Key) => k0.values[0] = bf16::NEG_INFINITY,
+        Some(Infinite::Value) => v0.values[0] = bf16::INFINITY,
     }
     let scale = scale(&case);
     let mut expected = Vec::with_capacity(batch * q_len * heads * head_dim);
@@ -179,6 +195,75 @@ pub fn run(emulated: &Emulated, case: Case) -> Report {
         }
     }
     report
+}
+
+/// Checks that a block copies and multiplies the tiles of 64 keys of which one of its queries sees a key, and no others, and tests
+/// single keys only in those that a warp of it does not see whole. Of `attention_d64_q64`.
+pub fn no_more_than_needed(report: &Report, case: Case) {
+    let [len0, len1] = case.kv_len.map(|n| n as i64);
+    let (mut tiles, mut tested) = (0, 0);
+    for block in (0..case.q_len as i64).step_by(64) {
+        let position = |row: i64| i64::from(case.causal.unwrap_or(i32::MAX)) + row;
+        let last = (block + 64).min(case.q_len as i64) - 1;
+        let visible = (position(last) + 1).clamp(0, len0 + len1);
+        let segments = [(visible.min(len0), len0, 0), ((visible - len0).max(0), len1, len0)];
+        for (seen, len, before) in segments {
+            for first in (0..seen).step_by(64) {
+                tiles += 1;
+                let whole =
+                    |warp: i64| first + 64 <= len && before + first + 63 <= position(block + 16 * warp);
+                tested += (0..4).filter(|&warp| !whole(warp)).count();
+            }
+        }
+    }
+    let grids = case.batch * case.heads;
+    let count = |wanted: fn(&str) -> bool| executed(report, "attention", wanted);
+    let place = format!("{case:?}");
+    // A warp multiplies 16 fragments of keys and 16 of values, by two m16n8k16 each; a thread copies eight chunks, and has 32 scores.
+    assert_eq!(count(|l| l.starts_with("mma")), grids * tiles * 128 * 64, "products of {place}");
+    assert_eq!(count(|l| l.starts_with("cp.async.cg")), grids * tiles * 128 * 8, "copies of {place}");
+    let masks = count(|l| l.starts_with("selp.f32") && l.contains("0fFF800000"));
+    assert_eq!(masks, grids * tested * 32 * 32, "scores tested of {place}");
+}
+
+#[test]
+fn no_tile_is_loaded_that_nobody_sees() {
+    let emulated = Emulated::new(settings()[0]);
+    for (causal, kv_len) in work() {
+        let case = Case { q_len: 150, kv_len, causal, ..PLAIN };
+        no_more_than_needed(&run(&emulated, case), case);
+    }
+}
+
+/// Masks and segments that leave tiles unseen, seen in part and seen whole.
+pub fn work() -> impl Iterator<Item = (Option<i32>, [usize; 2])> {
+    [
+        (None, [128, 0]),
+        (None, [100, 64]),
+        (None, [64, 30]),
+        (Some(0), [150, 0]),
+        (Some(1), [150, 0]),
+        (Some(63), [214, 0]),
+        (Some(-1), [200, 0]),
+        (Some(-70), [200, 0]),
+        (Some(-200), [70, 3]),
+        (Some(0), [70, 200]),
+        (Some(0), [64, 128]),
+        (Some(1000), [70, 64]),
+    ]
+    .into_iter()
+}
+
+#[test]
+fn an_infinity_stays_where_it_is() {
+    everywhere(|emulated| {
+        let case = Case { q_len: 20, ..PLAIN };
+        for kv_len in [[5, 0], [70, 0], [5, 70]] {
+            run(emulated, Case { kv_len, infinite: Some(Infinite::Value), ..case });
+            let key = Case { kv_len, opposed: true, infinite: Some(Infinite::Key), ..case };
+            run(emulated, Case { head_dim: 40, ..key });
+        }
+    });
 }
 
 #[test]

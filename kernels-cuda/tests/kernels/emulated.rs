@@ -121,3 +121,13 @@ impl Emulated {
         self.rig.expect(self.rig.launch(&module, launch.entry, &config, arguments), launch.entry)
     }
 }
+
+/// Thread instructions that a launch carried out on lines of its family's PTX that `wanted` picks out: what shows that a kernel does
+/// no more work than it should. Counted by thread, since how often a warp that has split up issues an instruction depends on
+/// where it meets again.
+pub fn executed(report: &Report, family: &'static str, wanted: impl Fn(&str) -> bool) -> usize {
+    let shipped = selftok_kernels_ptx::module_for(family, 8, 0).expect(family);
+    let lines: Vec<&str> = shipped.ptx.lines().collect();
+    let counts = report.counters.iter().filter(|c| wanted(lines[c.line as usize - 1].trim_start()));
+    counts.map(|c| c.lanes as usize).sum()
+}

@@ -1,6 +1,6 @@
 //! The tensor-core GEMM in emulation, against f64.
 
-use crate::emulated::{Emulated, everywhere, settings};
+use crate::emulated::{Emulated, everywhere, executed, settings};
 use crate::support::{Expected, F32_ROUNDING, Random, kept};
 use half::bf16;
 use ptx_emulator::Report;
@@ -178,6 +178,23 @@ pub fn run(emulated: &Emulated, tile: usize, output: Float, case: Case) -> Repor
         }
     }
     report
+}
+
+/// Checks that the tiles of 32 columns that K has are copied, and none beyond. Of the 64x64x32 instances.
+pub fn no_more_than_needed(report: &Report, case: Case) {
+    let tiles = case.m.div_ceil(64) * case.n.div_ceil(64) * case.k.div_ceil(32);
+    let copies = executed(report, "gemm", |line| line.starts_with("cp.async.cg"));
+    // A tile of A and one of W are 256 chunks of 16 bytes each.
+    assert_eq!(copies, tiles * 512, "copies of {case:?}");
+}
+
+#[test]
+fn no_tile_beyond_k_is_copied() {
+    let emulated = Emulated::new(settings()[0]);
+    for k in [0, 16, 40, 72, 128, 136] {
+        let case = plain(64, 70, k);
+        no_more_than_needed(&run(&emulated, 64, Float::F32, case), case);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The layer norm kernels in emulation, against f64.
 
-use crate::emulated::{Emulated, everywhere};
+use crate::emulated::{Emulated, everywhere, settings};
 use crate::support::{Expected, F32_ROUNDING, Random, kept};
 use half::bf16;
 use ptx_emulator::Report;
@@ -18,16 +18,17 @@ pub struct Case {
     pub modulation_gap: usize,
     /// Elements by which x, y, weight, bias, scale and shift begin beyond an address that vectors could be read from.
     pub start: [usize; 6],
-    /// The one of weight, bias, scale and shift (2 to 5) that is null although the others of its pair are there.
-    pub without: Option<usize>,
+    /// Which of weight, bias, scale and shift are there; the others are null.
+    pub vectors: [bool; 4],
     /// The width for which the launch rule is asked, if not `cols`: any instance must be right for any width.
     pub rule_cols: Option<usize>,
+    /// The rows for which the launch rule is asked, if not `rows`: a grid may be larger than this run needs.
+    pub rule_rows: Option<usize>,
     /// What the inputs are multiplied by.
     pub spread: f32,
     pub rms: bool,
-    pub affine: bool,
     /// `(modulation_div, modulation_rows)`.
-    pub modulation: Option<(usize, usize)>,
+    pub modulation: (usize, usize),
 }
 
 const EPS: f64 = 1e-6;
@@ -57,12 +58,10 @@ fn prepare(case: Case) -> Prepared {
     let x = random.floats(rows * stride);
     let x: Vec<f32> = x.iter().map(|x| bf16::from_f32((x + 1.0) * case.spread).to_f32()).collect();
     let (weight, bias) = (random.floats(cols), random.floats(cols));
-    let (div, modulation_rows) = case.modulation.unwrap_or((1, 1));
+    let (div, modulation_rows) = case.modulation;
     let modulation = modulation_rows * modulation_stride;
     let (scale, shift) = (random.floats(modulation), random.floats(modulation));
-    let operand = |k: usize, there: bool, value: f32, none: f64| {
-        if there && case.without != Some(k) { f64::from(value) } else { none }
-    };
+    let operand = |k: usize, value: f32, none: f64| if case.vectors[k] { f64::from(value) } else { none };
     let mut expected = Vec::with_capacity(rows * cols);
     for r in 0..rows {
         let row = &x[r * stride..][..cols];
@@ -72,12 +71,9 @@ fn prepare(case: Case) -> Prepared {
         let deviation = (variance + EPS).sqrt();
         let largest = row.iter().fold(0.0_f64, |m, &x| m.max(f64::from(x).abs())) / deviation;
         for j in 0..cols {
-            let (weight, bias) =
-                (operand(2, case.affine, weight[j], 1.0), operand(3, case.affine, bias[j], 0.0));
+            let (weight, bias) = (operand(0, weight[j], 1.0), operand(1, bias[j], 0.0));
             let at = r / div % modulation_rows * modulation_stride + j;
-            let modulated = case.modulation.is_some();
-            let (scale, shift) =
-                (operand(4, modulated, scale[at], 0.0), operand(5, modulated, shift[at], 0.0));
+            let (scale, shift) = (operand(2, scale[at], 0.0), operand(3, shift[at], 0.0));
             let normal = (f64::from(row[j]) - mean) / deviation;
             let value = (normal * weight + bias) * (1.0 + scale) + shift;
             // A few f32 roundings of the largest term, and 1/sqrt by its approximation.
@@ -93,7 +89,7 @@ pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Repo
     let prepared = kept(case, || prepare(case));
     let Prepared { x, weight, bias, scale, shift, expected } = &*prepared;
     let [stride, y_stride, modulation_stride] = case.strides();
-    let (div, modulation_rows) = case.modulation.unwrap_or((1, 1));
+    let (div, modulation_rows) = case.modulation;
     let floats = |values: &[f32], start: usize| {
         emulated.upload(&[&vec![f32::NAN; start], values].concat()) + start as u64 * 4
     };
@@ -106,17 +102,16 @@ pub fn run(emulated: &Emulated, case: Case, input: Float, output: Float) -> Repo
     };
     let size = if output == Float::F32 { 4 } else { 2 };
     let y_at = emulated.allocate((start[1] + rows * y_stride) * size);
-    let optional = |present: bool, values: &[f32], k: usize| {
-        if present && case.without != Some(k) { floats(values, start[k]) } else { 0 }
-    };
-    let shape = Shape { rows: rows as u64, cols: case.rule_cols.unwrap_or(cols) as u64, input, output };
+    let optional = |k: usize, values: &[f32]| if case.vectors[k] { floats(values, start[2 + k]) } else { 0 };
+    let (rule_rows, rule_cols) = (case.rule_rows.unwrap_or(rows), case.rule_cols.unwrap_or(cols));
+    let shape = Shape { rows: rule_rows as u64, cols: rule_cols as u64, input, output };
     let arguments = Arguments {
         x: x_at,
         y: y_at + (start[1] * size) as u64,
-        weight: optional(case.affine, weight, 2),
-        bias: optional(case.affine, bias, 3),
-        scale: optional(case.modulation.is_some(), scale, 4),
-        shift: optional(case.modulation.is_some(), shift, 5),
+        weight: optional(0, weight),
+        bias: optional(1, bias),
+        scale: optional(2, scale),
+        shift: optional(3, shift),
         rows: rows as i32,
         cols: cols as i32,
         x_stride: stride as i64,
@@ -158,13 +153,21 @@ pub const PLAIN: Case = Case {
     y_gap: 0,
     modulation_gap: 0,
     start: [0; 6],
-    without: None,
+    vectors: [false; 4],
     rule_cols: None,
+    rule_rows: None,
     spread: 1.0,
     rms: false,
-    affine: false,
-    modulation: None,
+    modulation: (1, 1),
 };
+
+/// All four vectors, with a modulation of two rows.
+pub const ALL: Case = Case { rows: 3, vectors: [true; 4], modulation: (1, 2), ..PLAIN };
+
+/// Every choice of the vectors that are there.
+pub fn choices() -> impl Iterator<Item = [bool; 4]> {
+    (0..16).map(|set| [1, 2, 4, 8].map(|bit| set & bit != 0))
+}
 
 #[test]
 fn rows_of_every_width_are_normalised() {
@@ -186,8 +189,8 @@ fn rows_of_every_width_are_normalised() {
 #[test]
 fn affine_weights_and_modulation_are_applied() {
     everywhere(|emulated| {
-        for (div, rows) in [(1, 9), (3, 3), (9, 1), (2, 2)] {
-            let case = Case { rows: 9, affine: true, modulation: Some((div, rows)), ..PLAIN };
+        for modulation in [(1, 9), (3, 3), (9, 1), (2, 2)] {
+            let case = Case { rows: 9, modulation, ..ALL };
             run(emulated, case, Float::F32, Float::F32);
             run(emulated, Case { cols: 1000, rms: true, ..case }, Float::F32, Float::Bf16);
         }
@@ -198,7 +201,8 @@ fn affine_weights_and_modulation_are_applied() {
 fn bf16_rows_are_read_and_written() {
     everywhere(|emulated| {
         for cols in [60, 61, 768] {
-            let case = Case { cols, affine: true, gap: 8 - cols % 4, y_gap: 4 - cols % 4, ..PLAIN };
+            let vectors = [true, true, false, false];
+            let case = Case { cols, vectors, gap: 8 - cols % 4, y_gap: 4 - cols % 4, ..PLAIN };
             run(emulated, case, Float::Bf16, Float::Bf16);
             run(emulated, case, Float::Bf16, Float::F32);
         }
@@ -208,16 +212,15 @@ fn bf16_rows_are_read_and_written() {
 #[test]
 fn an_operand_that_is_aligned_to_its_elements_only_is_moved_singly() {
     everywhere(|emulated| {
-        let all = Case { rows: 3, affine: true, modulation: Some((1, 2)), ..PLAIN };
         for cols in [20, 516] {
             for k in 0..6 {
                 let mut start = [0; 6];
                 start[k] = 1;
-                run(emulated, Case { cols, start, ..all }, Float::F32, Float::F32);
-                run(emulated, Case { cols, start, ..all }, Float::F32, Float::Bf16);
+                run(emulated, Case { cols, start, ..ALL }, Float::F32, Float::F32);
+                run(emulated, Case { cols, start, ..ALL }, Float::F32, Float::Bf16);
             }
             for (gap, y_gap, modulation_gap) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
-                run(emulated, Case { cols, gap, y_gap, modulation_gap, ..all }, Float::F32, Float::F32);
+                run(emulated, Case { cols, gap, y_gap, modulation_gap, ..ALL }, Float::F32, Float::F32);
             }
         }
     });
@@ -226,13 +229,35 @@ fn an_operand_that_is_aligned_to_its_elements_only_is_moved_singly() {
 #[test]
 fn each_of_the_vectors_may_be_null() {
     everywhere(|emulated| {
-        let all = Case { rows: 3, affine: true, modulation: Some((1, 2)), ..PLAIN };
         for cols in [75, 76, 645, 1028] {
-            for without in 2..6 {
-                run(emulated, Case { cols, without: Some(without), ..all }, Float::F32, Float::F32);
+            for vectors in choices() {
+                run(emulated, Case { cols, vectors, ..ALL }, Float::F32, Float::F32);
             }
         }
     });
+}
+
+#[test]
+fn a_grid_may_be_larger_than_the_rows() {
+    everywhere(|emulated| {
+        for cols in [75, 516] {
+            run(emulated, Case { cols, rule_rows: Some(11), ..ALL }, Float::F32, Float::F32);
+        }
+    });
+}
+
+#[test]
+fn aligned_rows_are_moved_four_elements_at_a_time() {
+    let emulated = Emulated::new(settings()[0]);
+    for cols in [512, 2048] {
+        moved_by_fours(&run(&emulated, Case { cols, ..ALL }, Float::F32, Float::F32), 3 * cols);
+    }
+}
+
+/// A row that the registers hold is read once and written once, and the four vectors are read once for each.
+pub fn moved_by_fours(report: &Report, elements: usize) {
+    let lanes: u64 = report.counters.iter().filter(|c| c.sectors > 0).map(|c| c.lanes).sum();
+    assert_eq!(lanes, 6 * elements as u64 / 4, "lanes that read or write global memory");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Mutants of the kernels and of their host code: each must be found, or be explained in `mutations/` as equivalent.
 //!
 //! One instance of each template is broken; the others are the same source with other constants. The cases are the
-//! smallest that pass through every branch of a kernel. `cargo test -p selftok-kernels-cuda --test kernels mutants -- --ignored`
-//! runs all of it and writes tables to `target/mutations`; a part runs with the other tests.
+//! smallest that pass through every branch of a kernel. `cargo test -p selftok-kernels-cuda --test kernels every_mutant_of -- --ignored`
+//! runs all of it, in a few minutes; a part runs with the other tests.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,13 +40,18 @@ fn subjects(family: &str) -> Vec<Subject<'static>> {
             subject(
                 family,
                 "layer_norm_f32_f32_warp",
-                layer_norm_cases(&[496, 512, 516, 776, 20, 128, 256, 384], &[7, 32, 33, 75, 131]),
+                layer_norm_cases(
+                    "narrow",
+                    &[496, 512, 516, 560, 776, 20, 128, 256, 384],
+                    &[7, 32, 33, 75, 131],
+                ),
             ),
             subject(
                 family,
                 "layer_norm_f32_f32_block",
                 layer_norm_cases(
-                    &[520, 2048, 2052, 3080, 512, 1024, 1536],
+                    "wide",
+                    &[520, 2048, 2052, 2144, 3080, 512, 1024, 1536],
                     &[513, 128, 130, 385, 7, 1281, 1793],
                 ),
             ),
@@ -55,7 +60,7 @@ fn subjects(family: &str) -> Vec<Subject<'static>> {
 }
 
 fn attention_cases() -> Vec<Case<'static>> {
-    use attention::{Case as Call, PLAIN};
+    use attention::{Case as Call, Infinite, PLAIN};
     let run = |e: &Emulated, c: Call| drop(attention::run(e, c));
     let call = move |name, c: Call| case(name, move |e| run(e, c));
     let groups = Call { batch: 2, heads: 4, head_group: 2, q_len: 70, ..PLAIN };
@@ -90,7 +95,20 @@ fn attention_cases() -> Vec<Case<'static>> {
         }),
         call("unseen", Call { q_len: 30, kv_len: [70, 3], causal: Some(-10), ..PLAIN }),
         call("all_unseen", Call { q_len: 5, kv_len: [70, 3], causal: Some(-10), ..PLAIN }),
+        case("infinities", move |e| {
+            for kv_len in [[5, 0], [70, 0], [5, 70]] {
+                run(e, Call { q_len: 17, kv_len, infinite: Some(Infinite::Value), ..PLAIN });
+                let key = Call { opposed: true, infinite: Some(Infinite::Key), ..PLAIN };
+                run(e, Call { q_len: 17, kv_len, head_dim: 40, ..key });
+            }
+        }),
         call("causal_two_segments", Call { q_len: 20, kv_len: [50, 20], causal: Some(50), ..PLAIN }),
+        case("work", move |e| {
+            for (causal, kv_len) in attention::work() {
+                let call = Call { q_len: 150, kv_len, causal, ..PLAIN };
+                attention::no_more_than_needed(&attention::run(e, call), call);
+            }
+        }),
         case("counters", move |e| {
             for c in attention::run(e, Call { kv_len: [128, 0], ..PLAIN }).counters {
                 assert_eq!(c.wavefronts, c.ideal_wavefronts, "bank conflicts at PTX line {}", c.line);
@@ -143,6 +161,12 @@ fn gemm_cases() -> Vec<Case<'static>> {
         call("tiny", plain(1, 3, 3)),
         call("bands", plain(600, 130, 8)),
         // What only makes a kernel slower shows in its counters.
+        case("work", move |e| {
+            for k in [0, 16, 40, 72, 128, 136] {
+                let call = plain(64, 70, k);
+                gemm::no_more_than_needed(&gemm::run(e, 64, Float::F32, call), call);
+            }
+        }),
         case("counters", move |e| {
             for c in gemm::run(e, 64, Float::F32, all_of(64, 128, 128)).counters {
                 assert_eq!(c.wavefronts, c.ideal_wavefronts, "bank conflicts at PTX line {}", c.line);
@@ -156,38 +180,35 @@ fn all_of(m: usize, n: usize, k: usize) -> gemm::Case {
     gemm::Case { bias: true, gate: Some((7, 3)), residual: true, ..gemm::plain(m, n, k) }
 }
 
-/// `wide` are widths in groups of four, `odd` others: one that fills the registers, one that just does not, and such that the loop
+/// `host` names the case whose host code is broken; `wide` are widths in groups of four, `odd` others: one that fills the registers, one that just does not, and such that the loop
 /// beyond the registers runs more than once.
-fn layer_norm_cases(wide: &'static [usize], odd: &'static [usize]) -> Vec<Case<'static>> {
-    use layer_norm::{Case as Call, PLAIN};
-    let run = |e: &Emulated, c: Call| drop(layer_norm::run(e, c, Float::F32, Float::F32));
+fn layer_norm_cases(host: &'static str, wide: &'static [usize], odd: &'static [usize]) -> Vec<Case<'static>> {
+    use layer_norm::{ALL, Case as Call};
+    let run = |e: &Emulated, c: Call| layer_norm::run(e, c, Float::F32, Float::F32);
     // Whatever the width, this instance and no other.
-    let rule = Some(wide[0]);
-    let all = Call { rows: 3, affine: true, modulation: Some((1, 2)), rule_cols: rule, ..PLAIN };
+    let all = Call { rule_cols: Some(wide[0]), ..ALL };
     let (first, gaps) = (wide[0], |c: Call| Call { gap: 4, y_gap: 8, modulation_gap: 12, ..c });
-    let each =
-        move |e: &Emulated, cols: &[usize], c: Call| cols.iter().for_each(|&cols| run(e, Call { cols, ..c }));
+    let each = move |e: &Emulated, cols: &[usize], c: Call| {
+        cols.iter().for_each(|&cols| drop(run(e, Call { cols, ..c })));
+    };
     vec![
-        case("everything", move |e| {
-            run(e, gaps(Call { rows: 7, cols: first, modulation: Some((2, 3)), spread: 2e-3, ..all }))
+        case(host, move |e| {
+            run(e, gaps(Call { rows: 7, cols: first, modulation: (2, 3), spread: 2e-3, ..all }));
         }),
-        case("odd", move |e| each(e, odd, Call { gap: 1, y_gap: 2, modulation_gap: 3, ..all })),
-        case("wide", move |e| each(e, wide, gaps(all))),
-        case("nulls", move |e| {
-            for one in [Call { affine: false, ..all }, Call { modulation: None, ..all }] {
-                each(e, odd, one);
-                each(e, wide, one);
-            }
-            for without in 2..6 {
-                let null = Call { rows: 3, without: Some(without), ..all };
-                each(e, odd, null);
-                each(e, wide, null);
-            }
-        }),
+        case("larger_grid", move |e| drop(run(e, Call { rows: 7, cols: first, rule_rows: Some(9), ..all }))),
+        case("singly", move |e| each(e, odd, Call { gap: 1, y_gap: 2, modulation_gap: 3, ..all })),
+        case("by_fours", move |e| each(e, wide, gaps(all))),
         case("plain", move |e| {
             for rms in [false, true] {
-                each(e, wide, Call { rows: 2, rule_cols: rule, rms, ..PLAIN });
-                each(e, odd, Call { rows: 2, rule_cols: rule, rms, ..PLAIN });
+                let plain = Call { rows: 2, rms, vectors: [false; 4], modulation: (1, 1), ..all };
+                each(e, wide, plain);
+                each(e, odd, plain);
+            }
+        }),
+        case("nulls", move |e| {
+            for vectors in layer_norm::choices() {
+                each(e, odd, Call { vectors, ..all });
+                each(e, wide, Call { vectors, ..all });
             }
         }),
         case("alignment", move |e| {
@@ -204,7 +225,9 @@ fn layer_norm_cases(wide: &'static [usize], odd: &'static [usize]) -> Vec<Case<'
             }
         }),
         case("counters", move |e| {
-            for c in layer_norm::run(e, Call { cols: first, ..all }, Float::F32, Float::F32).counters {
+            let report = run(e, Call { cols: first, ..all });
+            layer_norm::moved_by_fours(&report, 3 * first);
+            for c in report.counters {
                 assert_eq!(c.sectors, c.ideal_sectors, "part-filled sectors at PTX line {}", c.line);
             }
         }),
@@ -216,7 +239,7 @@ fn codebook_cases() -> Vec<Case<'static>> {
     let random = |e: &Emulated, rows: usize, count: usize, width: usize, limits: &GpuLimits| {
         let mut random = Random::new((rows * count) as u64);
         let (x, codes) = (random.floats(rows * width), random.floats(count * width));
-        codebook::check(e, limits, &x, &codes, width);
+        codebook::check(e, limits, &x, &codes, width)
     };
     // Codes of unit length, and rows that each point at one of them: first, last, and those beside the ends of tiles.
     let own = |e: &Emulated, count: usize, limits: &GpuLimits| {
@@ -230,14 +253,17 @@ fn codebook_cases() -> Vec<Case<'static>> {
         let mut x: Vec<f32> = (0..70).flat_map(|r| codes[at(r) * width..][..width].to_vec()).collect();
         // One is shorter than the least norm.
         x[69 * width..].iter_mut().for_each(|x| *x *= 1e-14);
-        codebook::check(e, limits, &x, &codes, width);
+        let report = codebook::check(e, limits, &x, &codes, width);
+        codebook::no_more_than_needed(&report, limits, 70, count);
     };
     vec![
         case("own", move |e| own(e, 330, &A100)),
         case("own_of_many_tiles", move |e| own(e, 1323, &one_sm())),
         case("whole_tiles", move |e| own(e, 128, &A100)),
-        case("narrow", move |e| [900, 943].iter().for_each(|&n| random(e, 40, n, 7, &one_sm()))),
-        case("narrow_wide_copies", move |e| [900, 943].iter().for_each(|&n| random(e, 40, n, 12, &one_sm()))),
+        case("narrow", move |e| [900, 943].iter().for_each(|&n| drop(random(e, 40, n, 7, &one_sm())))),
+        case("narrow_wide_copies", move |e| {
+            [900, 943].iter().for_each(|&n| drop(random(e, 40, n, 12, &one_sm())))
+        }),
         case("every_width", move |e| {
             for width in 1..=16 {
                 random(e, 40, 20, width, &A100);
@@ -245,7 +271,7 @@ fn codebook_cases() -> Vec<Case<'static>> {
         }),
         case("two_whole_tiles_a_slice", move |e| own(e, 1024, &one_sm())),
         case("many_slices", move |e| own(e, 1300, &A100)),
-        case("many_rows", move |e| random(e, 150, 100, 16, &A100)),
+        case("many_rows", move |e| drop(random(e, 150, 100, 16, &A100))),
         case("lone", move |e| {
             random(e, 1, 1, 16, &A100);
             random(e, 5, 3, 7, &A100);
@@ -253,7 +279,15 @@ fn codebook_cases() -> Vec<Case<'static>> {
         case("unaligned", |e| {
             let mut random = Random::new(3);
             let (x, codes) = (random.floats(5 * 16), random.floats(700 * 16));
-            codebook::check_from(e, &GpuLimits { sms: 1, ..A100 }, &x, &codes, 16, 1);
+            let odd = codebook::Odd { start: 1, ..Default::default() };
+            codebook::check_odd(e, &GpuLimits { sms: 1, ..A100 }, &x, &codes, 16, odd);
+        }),
+        case("empty_slices", |e| {
+            let mut random = Random::new(9);
+            let (x, codes) = (random.floats(70 * 16), random.floats(130 * 16));
+            let odd = codebook::Odd { empty_slices: 2, ..Default::default() };
+            let report = codebook::check_odd(e, &A100, &x, &codes, 16, odd);
+            codebook::no_more_than_needed(&report, &A100, 70, 130);
         }),
         case("ties", |e| {
             // For each pair of warps the same code twice, the first in the one's share and the second in the other's.
@@ -289,6 +323,7 @@ fn codebook_cases() -> Vec<Case<'static>> {
         }),
         case("zeros_and_nan", codebook::odd_rows),
         case("without_margin", codebook::without_margin),
+        case("merged_in_any_order", codebook::merged_in_any_order),
     ]
 }
 
@@ -317,7 +352,8 @@ fn explained(family: &str, table: &Table) {
     assert!(outdated.is_empty(), "found after all, though {} explains them: {outdated:?}", path.display());
 }
 
-/// All mutants: found or explained. What finds them is written to `target/tmp/mutations`, and is to be what is committed.
+/// All mutants: found or explained. What finds them is written to `target/tmp/mutations`, and with `MUTATIONS_WRITE` to
+/// `mutations/tables` too.
 fn everything(family: &str) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
     std::fs::create_dir_all(&folder).unwrap();
@@ -326,10 +362,28 @@ fn everything(family: &str) {
     for subject in subjects(family) {
         table.extend(campaign.run(&subject).unwrap_or_else(|e| panic!("{e}")));
     }
-    let text = format!("{}\n{}\n{}", table.to_text(), table.all_to_text(), table.alone_to_text());
+    let kernels: Vec<_> = subjects(family).iter().map(|s| format!("`{}`", s.kernel)).collect();
+    let text = format!(
+        "# What finds the mutants of {}\n\n\
+        Made by `MUTATIONS_WRITE=1 cargo test -p selftok-kernels-cuda --test kernels every_mutant_of -- --ignored`.\n\
+        [{family}.md](../{family}.md) explains the survivors.\n\n\
+        ## What finds each first\n\n{}\n\
+        ## All that find each\n\n\
+        Each would find it with all others off, so that a mutant counts once in each column that finds it.\n\n{}\n\
+        ## What only one finds\n\n{}",
+        kernels.join(" and "),
+        table.to_text(),
+        table.all_to_text(),
+        table.alone_to_text()
+    );
     std::fs::write(folder.join(format!("{family}.json")), table.to_json()).unwrap();
     std::fs::write(folder.join(format!("{family}.md")), &text).unwrap();
-    println!("{family}\n{text}");
+    println!("{text}");
+    if std::env::var_os("MUTATIONS_WRITE").is_some() {
+        let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("mutations/tables");
+        std::fs::create_dir_all(&tables).unwrap();
+        std::fs::write(tables.join(format!("{family}.md")), &text).unwrap();
+    }
     explained(family, &table);
 }
 

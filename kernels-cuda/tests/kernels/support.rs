@@ -62,8 +62,8 @@ impl Expected {
     /// Panics with the place if `got` is further off than rounding explains.
     pub fn check(self, got: f64, place: impl FnOnce() -> String) {
         let error = (got - self.value).abs();
-        // A NaN must fail, so the comparison is for being inside.
-        let inside = error <= self.tolerance;
+        // A NaN must fail, so the comparison is for being inside; an infinity is met by itself alone.
+        let inside = got == self.value || self.value.is_finite() && error <= self.tolerance;
         assert!(inside, "{}: got {got}, expected {} ± {:.3e}", place(), self.value, self.tolerance);
     }
 }

@@ -89,6 +89,8 @@ pub struct Function {
     pub module: Handle,
     /// Its name.
     pub name: Arc<str>,
+    /// The same for C, which is handed out.
+    pub c_name: std::ffi::CString,
     /// Dynamic shared memory that a launch may ask for.
     pub max_dynamic_shared: u32,
     /// Attributes that are stored only.
@@ -332,6 +334,7 @@ pub fn initialise() -> bool {
     let mut driver = Driver {
         report: ProcessReport {
             device: format!("Emulated NVIDIA {}", settings.gpu.name),
+            checks: settings.options.checks.clone(),
             ..Default::default()
         },
         device,

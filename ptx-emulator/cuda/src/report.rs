@@ -3,7 +3,7 @@
 
 use crate::mutation::Mutant;
 use crate::status::Status;
-use ptx_emulator::{Counter, CudaError, Finding, FindingKind, Report};
+use ptx_emulator::{Checks, Counter, CudaError, Finding, FindingKind, Report};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -46,6 +46,9 @@ pub struct ProcessReport {
     /// The mistake that was made on purpose, or those that could be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mutants: Vec<Mutant>,
+    /// The checks that are on: findings of others are dropped.
+    #[serde(skip)]
+    pub checks: Checks,
     /// Findings and notes that were left out because there were too many.
     pub left_out: u64,
 }
@@ -86,6 +89,9 @@ impl ProcessReport {
 
     /// A finding about the host's use of the device rather than about a line of a kernel.
     pub fn host_finding(&mut self, kind: FindingKind, about: &str, address: Option<u64>, message: String) {
+        if !self.checks.wants(kind) {
+            return;
+        }
         self.add_finding(Finding {
             kind,
             kernel: about.to_owned(),
@@ -125,6 +131,7 @@ impl ProcessReport {
 
     /// Forgets everything but the device.
     pub fn clear(&mut self) {
-        *self = ProcessReport { device: std::mem::take(&mut self.device), ..ProcessReport::default() };
+        let (device, checks) = (std::mem::take(&mut self.device), self.checks.clone());
+        *self = ProcessReport { device, checks, ..ProcessReport::default() };
     }
 }

@@ -300,9 +300,7 @@ impl Held {
         };
         let freed = self.device.memory().was_freed(address);
         let kind = if freed { FindingKind::Freed } else { FindingKind::Bounds };
-        if self.settings.options.checks.wants(kind) {
-            self.report.host_finding(kind, about, Some(address), error.to_string());
-        }
+        self.report.host_finding(kind, about, Some(address), error.to_string());
     }
 
     fn run_copy(&mut self, copy: &Copy) -> Result<(), MemoryError> {

@@ -12,7 +12,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use support::{Ran, read_report, stand_in};
+use support::{Ran, stand_in};
 
 /// The examples that need libcuda alone, with the variables they need.
 const PLAIN: &[&str] = &[
@@ -76,21 +76,16 @@ fn built() -> &'static PathBuf {
 
 /// Runs an example in cudarc's folder, as its authors do.
 fn run(name: &str, devices: &str) -> Ran {
-    let links = stand_in();
-    let report = links.path().join("report.json");
-    let mut path = links.path().as_os_str().to_owned();
+    let stand_in = stand_in();
+    let mut command = stand_in.command(built().join("target/debug").join(name).as_os_str());
     if let Some(more) = nvrtc_folder() {
+        let mut path = stand_in.folder().as_os_str().to_owned();
         path.push(":");
         path.push(more);
+        command.env("LD_LIBRARY_PATH", path);
     }
-    let output = Command::new(built().join("target/debug").join(name))
-        .current_dir(source())
-        .env("LD_LIBRARY_PATH", path)
-        .env("PTX_EMULATOR_REPORT", &report)
-        .env("PTX_EMULATOR_DEVICES", devices)
-        .output()
-        .expect("the example starts");
-    let ran = Ran { output, report: read_report(&report) };
+    let output = command.current_dir(source()).env("PTX_EMULATOR_DEVICES", devices).output();
+    let ran = Ran { output: output.expect("the example starts"), report: stand_in.report() };
     assert!(
         ran.output.status.success(),
         "{name}: {}\n{}\n{}",

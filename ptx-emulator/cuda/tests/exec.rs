@@ -87,3 +87,53 @@ fn wrong_usage_ends_in_exit_code_2() {
     assert_eq!(exec(&[], "64", &["/nowhere/program"]).status.code(), Some(2));
     assert_eq!(exec(&["--bogus"], "64", &["true"]).status.code(), Some(2));
 }
+
+/// Mistakes in a program's calls are made one by one. This program looks at no result, so that some are found by no one.
+#[test]
+fn every_mistake_in_the_calls_of_a_program_is_made_and_told() {
+    let report = tempfile::NamedTempFile::new().unwrap();
+    let (program, path) = (this(), report.path().to_str().unwrap().to_owned());
+    let words = [program.as_str(), "program", "--exact", "--nocapture"];
+    let options = ["--mutate", "--name", "p", "--seeds", "1,2", "--report", &path];
+    let ran = exec(&options, "64", &words);
+    let (told, said) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(ran.status.code(), Some(3), "{told}{said}");
+    assert!(told.contains("| broken | mutants |") && told.contains("survivor: p:"), "{told}");
+    let table = read_report(report.path());
+    let outcomes = table["outcomes"].as_array().unwrap();
+    let of = |kind: &str| -> Vec<&str> {
+        let those = outcomes.iter().filter(|o| o["kind"] == kind);
+        those.map(|o| o["detector"].as_str().unwrap()).collect()
+    };
+    // Two buffers: half of either is out of bounds; freed before a copy, a fill or the launch that uses it.
+    assert_eq!(of("size"), ["bounds", "bounds"]);
+    assert_eq!(of("lifetime"), ["freed"; 4]);
+    assert!(of("argument").contains(&"bounds"), "{:?}", of("argument"));
+    assert!(of("launch").contains(&"survivor"), "{:?}", of("launch"));
+    // What is explained is no survivor.
+    let explained = tempfile::NamedTempFile::new().unwrap();
+    let survivors =
+        outcomes.iter().filter(|o| o["detector"] == "survivor").map(|o| o["id"].as_str().unwrap());
+    let ids: Vec<String> = survivors.map(|id| format!("`{id}`")).collect();
+    std::fs::write(explained.path(), format!("- {}: nobody looks at the result.\n", ids.join(" "))).unwrap();
+    let text = explained.path().to_str().unwrap();
+    let ran = exec(&["--mutate", "--name", "p", "--seeds", "1,2", "--explained", text], "64", &words);
+    assert_eq!(ran.status.code(), Some(0), "{}", String::from_utf8_lossy(&ran.stdout));
+    let sizes = ["--mutate", "--name", "p", "--seeds", "1", "--only", "p:size", "--all"];
+    let ran = exec(&sizes, "64", &words);
+    assert_eq!(ran.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&ran.stdout).contains("| detector | finds | alone |"));
+}
+
+#[test]
+fn a_program_that_is_wrong_unbroken_is_not_mutated() {
+    let words = [this(), "program".into(), "--exact".into()];
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    for (elements, sentence) in [("65", "exit status: 9"), ("60", "1 findings")] {
+        let ran = exec(&["--mutate", "--name", "p"], elements, &words);
+        assert_eq!(ran.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(said.contains("with nothing broken, p ends with") && said.contains(sentence), "{said}");
+    }
+    assert_eq!(exec(&["--seeds", "1"], "64", &["true"]).status.code(), Some(2), "--seeds is of --mutate");
+}

@@ -269,3 +269,90 @@ fn what_is_not_modelled_says_so() {
     });
     assert!(ran.notes().contains("cuMemAddressFree"), "{}", ran.notes());
 }
+
+/// Captures `add_one` from `input` to `middle` in one stream and from `middle` to `out` in another, with or without the wait that
+/// orders the two, and runs the graph.
+fn run_two_nodes(ordered: bool) -> Vec<u32> {
+    let (context, f) = context();
+    let (a, b) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let input = a.clone_htod(&[5u32; 256]).unwrap();
+    let (mut middle, mut out) = (a.alloc_zeros::<u32>(256).unwrap(), a.alloc_zeros::<u32>(256).unwrap());
+    a.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+    if !ordered {
+        b.join(&a).unwrap();
+    }
+    add_one(&a, &f, &mut middle, &input, 256);
+    if ordered {
+        b.join(&a).unwrap();
+    }
+    add_one(&b, &f, &mut out, &middle, 256);
+    a.join(&b).unwrap();
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = a.end_capture(flags).unwrap().expect("a graph");
+    for _ in 0..3 {
+        graph.launch().unwrap();
+    }
+    a.clone_dtoh(&out).unwrap()
+}
+
+#[test]
+fn kernels_of_one_graph_are_a_race_unless_a_dependency_orders_them() {
+    let name = "kernels_of_one_graph_are_a_race_unless_a_dependency_orders_them";
+    for seed in ["1", "2", "3"] {
+        for ordered in ["yes", "no"] {
+            let ran =
+                run(name, &[("PTX_EMULATOR_SEED", seed), ("ORDERED", ordered)], || {
+                    match std::env::var("ORDERED").as_deref() {
+                        Ok("yes") => assert_eq!(run_two_nodes(true), [7; 256]),
+                        _ => drop(run_two_nodes(false)),
+                    }
+                });
+            if ordered == "yes" {
+                ran.clean();
+            } else {
+                let race = ran.found("race");
+                assert!(race.contains("kernel add_one of a graph"), "{race}");
+            }
+        }
+    }
+}
+
+#[test]
+fn page_locked_memory_that_is_freed_before_its_copy_has_run_is_found() {
+    let name = "page_locked_memory_that_is_freed_before_its_copy_has_run_is_found";
+    for waits in ["yes", "no"] {
+        let ran = run(name, &[("WAITS", waits)], || {
+            let (context, _) = context();
+            let stream = context.new_stream().unwrap();
+            // SAFETY: written before it is read; cudarc frees it without a wait, since its tracking is off.
+            let mut pinned = unsafe { context.alloc_pinned::<u32>(64) }.unwrap();
+            pinned.as_mut_slice().unwrap().fill(3);
+            let x = stream.clone_htod(&pinned).unwrap();
+            if std::env::var("WAITS").as_deref() == Ok("yes") {
+                stream.synchronize().unwrap();
+            }
+            drop(pinned);
+            assert_eq!(stream.clone_dtoh(&x).unwrap(), [3; 64]);
+        });
+        match waits {
+            "yes" => _ = ran.clean(),
+            _ => assert!(ran.found("freed").contains("page-locked host buffer"), "{:?}", ran.findings()),
+        }
+    }
+}
+
+#[test]
+fn what_nobody_wrote_comes_to_the_host_as_what_no_program_expects() {
+    let ran = run("what_nobody_wrote_comes_to_the_host_as_what_no_program_expects", &[], || {
+        let (context, _) = context();
+        let stream = context.new_stream().unwrap();
+        // SAFETY: that it is not written is the point.
+        let mut x = unsafe { stream.alloc::<f32>(8) }.unwrap();
+        stream.memcpy_htod(&[1.0f32; 3], &mut x.slice_mut(2..5)).unwrap();
+        let host = stream.clone_dtoh(&x).unwrap();
+        assert!(host[..2].iter().chain(&host[5..]).all(|v| v.is_nan()), "{host:?}");
+        assert_eq!(host[2..5], [1.0; 3]);
+    });
+    ran.clean();
+    assert!(ran.notes().contains("that nobody wrote"), "{}", ran.notes());
+}

@@ -363,3 +363,192 @@ fn a_copy_between_devices_is_ordered_with_both_in_a_default_stream_and_in_no_oth
         }
     }
 }
+
+#[test]
+fn modules_and_graphs_are_looked_into() {
+    type Count = extern "C" fn(*mut u32, sys::CUmodule) -> u32;
+    type List = extern "C" fn(*mut sys::CUfunction, u32, sys::CUmodule) -> u32;
+    type Name = extern "C" fn(*mut *const c_char, sys::CUfunction) -> u32;
+    type Parameter = extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> u32;
+    type Edges = extern "C" fn(sys::CUgraph, *mut usize, *mut usize, *mut [u8; 8], *mut usize) -> u32;
+    type Depend = extern "C" fn(sys::CUgraph, *const usize, *const usize, *const [u8; 8], usize) -> u32;
+    run("modules_and_graphs_are_looked_into", &[], || {
+        let (_context, function, module) = context();
+        // SAFETY: symbols of the stand-in with these signatures, and places that outlive the calls.
+        unsafe {
+            let library = sys::culib();
+            let count = library.get::<Count>(b"cuModuleGetFunctionCount").unwrap();
+            let list = library.get::<List>(b"cuModuleEnumerateFunctions").unwrap();
+            let name = library.get::<Name>(b"cuFuncGetName").unwrap();
+            let parameter = library.get::<Parameter>(b"cuFuncGetParamInfo").unwrap();
+            let mut n = 0;
+            assert_eq!((count(&mut n, module), n), (0, 4));
+            let mut functions = [std::ptr::null_mut(); 4];
+            assert_eq!(list(functions.as_mut_ptr(), 4, module), 0);
+            assert!(functions.contains(&function));
+            let mut text = std::ptr::null();
+            assert_eq!(name(&mut text, function), 0);
+            assert_eq!(std::ffi::CStr::from_ptr(text), c"add_one");
+            let (mut offset, mut size) = (0, 0);
+            assert_eq!((parameter(function, 2, &mut offset, &mut size), offset, size), (0, 16, 4));
+            assert_eq!(parameter(function, 3, &mut offset, &mut size), 1);
+
+            let depend = library.get::<Depend>(b"cuGraphAddDependencies_v2").unwrap();
+            let edges = library.get::<Edges>(b"cuGraphGetEdges_v2").unwrap();
+            let mut graph = std::ptr::null_mut();
+            ok(sys::cuGraphCreate(&mut graph, 0));
+            let mut nodes = [std::ptr::null_mut(); 2];
+            for node in &mut nodes {
+                ok(sys::cuGraphAddEmptyNode(node, graph, std::ptr::null(), 0));
+            }
+            let [a, b] = nodes.map(|n| n as usize);
+            assert_eq!(depend(graph, &a, &b, &[1; 8], 1), 801, "no programmatic edges");
+            assert_eq!(depend(graph, &a, &b, std::ptr::null(), 1), 0);
+            assert_eq!(depend(graph, &a, &b, std::ptr::null(), 1), 1, "it is there already");
+            let (mut from, mut to, mut data, mut n) = (0, 0, [9; 8], 1);
+            assert_eq!(edges(graph, &mut from, &mut to, &mut data, &mut n), 0);
+            assert_eq!((from, to, data, n), (a, b, [0; 8], 1));
+            ok(sys::cuGraphDestroy(graph));
+            // By name, an older program gets the older signature.
+            let find = |version| {
+                let mut at = std::ptr::null_mut();
+                let name = c"cuGraphAddDependencies".as_ptr();
+                ok(sys::cuGetProcAddress_v2(name, &mut at, version, 0, std::ptr::null_mut()));
+                at
+            };
+            assert_eq!(find(13000) as usize, *depend as usize);
+            assert_ne!(find(12020), find(13000));
+        }
+    })
+    .clean();
+}
+
+#[test]
+fn pools_count_what_is_taken_in_their_name() {
+    run("pools_count_what_is_taken_in_their_name", &[], || {
+        let (context, _, _) = context();
+        let stream = context.new_stream().unwrap();
+        let queue = stream.cu_stream();
+        // SAFETY: every pointer leads to a live local of the type that its attribute has, or to memory of the pool.
+        unsafe {
+            let mut default = std::ptr::null_mut();
+            ok(sys::cuDeviceGetDefaultMemPool(&mut default, 0));
+            let mut properties: sys::CUmemPoolProps = std::mem::zeroed();
+            properties.allocType = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+            properties.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+            let mut pool = std::ptr::null_mut();
+            ok(sys::cuMemPoolCreate(&mut pool, &properties));
+            assert_ne!(pool, default);
+            use sys::CUmemPool_attribute_enum as A;
+            let is = |attribute| {
+                let mut value = 0u64;
+                ok(sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut value).cast()));
+                value
+            };
+            let mut keep = u64::MAX;
+            ok(sys::cuMemPoolSetAttribute(
+                pool,
+                A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+                (&raw mut keep).cast(),
+            ));
+            assert_eq!(is(A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD), u64::MAX);
+            let (mut a, mut b) = (0, 0);
+            ok(sys::cuMemAllocFromPoolAsync(&mut a, 1000, pool, queue));
+            ok(sys::cuMemAllocFromPoolAsync(&mut b, 500, pool, queue));
+            assert_eq!(is(A::CU_MEMPOOL_ATTR_USED_MEM_CURRENT), 1500);
+            ok(sys::cuMemFreeAsync(a, queue));
+            ok(sys::cuStreamSynchronize(queue));
+            assert_eq!(is(A::CU_MEMPOOL_ATTR_USED_MEM_CURRENT), 500);
+            assert_eq!(is(A::CU_MEMPOOL_ATTR_USED_MEM_HIGH), 1500);
+            ok(sys::cuMemPoolTrimTo(pool, 0));
+            let mut of = std::ptr::null_mut::<c_void>();
+            let attribute = sys::CUpointer_attribute_enum::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE;
+            ok(sys::cuPointerGetAttribute((&raw mut of).cast(), attribute, b));
+            assert_eq!(of, pool.cast());
+            // What cudarc allocates comes from the device's current pool.
+            ok(sys::cuDeviceSetMemPool(0, pool));
+            let c = stream.alloc_zeros::<u8>(100).unwrap();
+            assert_eq!(is(A::CU_MEMPOOL_ATTR_USED_MEM_CURRENT), 600);
+            drop(c);
+            ok(sys::cuDeviceSetMemPool(0, default));
+            ok(sys::cuMemFreeAsync(b, queue));
+            ok(sys::cuStreamSynchronize(queue));
+            ok(sys::cuMemPoolDestroy(pool));
+            assert_eq!(
+                sys::cuMemAllocFromPoolAsync(&mut a, 8, pool, queue),
+                CUresult::CUDA_ERROR_INVALID_VALUE,
+                "the pool is gone"
+            );
+        }
+    })
+    .clean();
+}
+
+#[test]
+fn an_instantiated_graph_takes_over_another_of_the_same_shape_and_switches_nodes_off() {
+    let name = "an_instantiated_graph_takes_over_another_of_the_same_shape_and_switches_nodes_off";
+    run(name, &[], || {
+        let (_context, _, _) = context();
+        // SAFETY: as in the first test.
+        unsafe {
+            let a = result::malloc_sync(64).unwrap();
+            let graph = |value: u32, nodes: usize| {
+                let mut graph = std::ptr::null_mut();
+                ok(sys::cuGraphCreate(&mut graph, 0));
+                let mut last: sys::CUgraphNode = std::ptr::null_mut();
+                for k in 0..nodes {
+                    let fill = sys::CUDA_MEMSET_NODE_PARAMS {
+                        dst: a + 4 * k as u64,
+                        pitch: 0,
+                        value: value + k as u32,
+                        elementSize: 4,
+                        width: 1,
+                        height: 1,
+                    };
+                    let (before, n) = (last, usize::from(k > 0));
+                    ok(sys::cuGraphAddMemsetNode(&mut last, graph, &before, n, &fill, std::ptr::null_mut()));
+                }
+                (graph, last)
+            };
+            let words = |exec| {
+                ok(sys::cuMemsetD32_v2(a, 0, 16));
+                ok(sys::cuGraphLaunch(exec, std::ptr::null_mut()));
+                let mut host = [0u32; 3];
+                result::memcpy_dtoh_sync(&mut host, a).unwrap();
+                host
+            };
+            let ((first, last), (second, _), (longer, _)) = (graph(1, 2), graph(10, 2), graph(100, 3));
+            let mut exec = std::ptr::null_mut();
+            ok(sys::cuGraphInstantiateWithFlags(&mut exec, first, 0));
+            assert_eq!(words(exec), [1, 2, 0]);
+            ok(sys::cuGraphNodeSetEnabled(exec, last, 0));
+            assert_eq!(words(exec), [1, 0, 0]);
+            ok(sys::cuGraphNodeSetEnabled(exec, last, 1));
+            let mut info: sys::CUgraphExecUpdateResultInfo = std::mem::zeroed();
+            ok(sys::cuGraphExecUpdate_v2(exec, second, &mut info));
+            assert_eq!(words(exec), [10, 11, 0]);
+            assert_eq!(
+                sys::cuGraphExecUpdate_v2(exec, longer, &mut info),
+                CUresult::CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE
+            );
+            assert_eq!(words(exec), [10, 11, 0], "a refused update changes nothing");
+            let mut clone = std::ptr::null_mut();
+            ok(sys::cuGraphClone(&mut clone, longer));
+            let mut of_clone = std::ptr::null_mut();
+            ok(sys::cuGraphInstantiateWithFlags(&mut of_clone, clone, 0));
+            for graph in [first, second, longer, clone] {
+                ok(sys::cuGraphDestroy(graph));
+            }
+            assert_eq!(words(of_clone), [100, 101, 102]);
+            ok(sys::cuGraphExecDestroy(exec));
+            ok(sys::cuGraphExecDestroy(of_clone));
+            assert_eq!(
+                sys::cuGraphLaunch(exec, std::ptr::null_mut()),
+                CUresult::CUDA_ERROR_INVALID_HANDLE,
+                "it is gone"
+            );
+            result::free_sync(a).unwrap();
+        }
+    })
+    .clean();
+}

@@ -1,4 +1,4 @@
-//! Every entry point that cudarc may look up for CUDA 12.2 is there, and none of them falls over when all of its
+//! Every entry point that cudarc may look up for CUDA 12.2 or 12.9 is there, and none of them falls over when all of its
 //! arguments are zero: before `cuInit`, with a context, and after an error.
 
 mod support;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use support::run;
 
-/// The names that cudarc declares for its feature `cuda-12020`.
+/// The names that cudarc declares for its features `cuda-12020` and `cuda-12090`.
 fn names() -> Vec<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let output = Command::new(cargo)
@@ -24,7 +24,8 @@ fn names() -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let declared = lines.windows(2).filter_map(|pair| {
         let name = pair[1].strip_prefix("pub unsafe fn cu")?.split('(').next()?;
-        let wanted = !pair[0].starts_with("#[cfg") || pair[0].contains("\"cuda-12020\"");
+        let versions = ["\"cuda-12020\"", "\"cuda-12090\""];
+        let wanted = !pair[0].starts_with("#[cfg") || versions.iter().any(|v| pair[0].contains(v));
         (wanted && name != "lib").then(|| format!("cu{name}"))
     });
     declared.collect()
@@ -49,7 +50,7 @@ fn call_all(library: &libloading::Library, names: &[String]) -> std::collections
 #[test]
 fn every_entry_point_is_there_and_survives_zeros() {
     let names = names();
-    assert!(names.len() > 390, "cudarc declares {} entry points", names.len());
+    assert!(names.len() > 440, "cudarc declares {} entry points", names.len());
     let ran = run("every_entry_point_is_there_and_survives_zeros", &[], move || {
         // SAFETY: the stand-in runs no code when it is loaded.
         let library = unsafe { libloading::Library::new("libcuda.so.1") }.expect("the stand-in");

@@ -5,8 +5,10 @@
 //! program's own check of its results (its exit code), a hang, or a note such as that of memory which was not freed. The
 //! program must make the same calls at every run and end with exit code 0 and no finding when nothing is broken.
 
+use super::Kind;
+use super::campaign::{CampaignError, Depth};
 use super::table::{NOT_RUN, Outcome, SURVIVOR, Table};
-use super::{Kind, campaign::CampaignError};
+use crate::check::Checks;
 use crate::stand_in::StandIn;
 use serde_json::Value;
 use std::ffi::OsString;
@@ -38,6 +40,8 @@ pub struct ProgramCampaign {
     pub only: String,
     /// Run every n-th mutant only.
     pub every: usize,
+    /// Whether what finds a mutant first is enough, or all that finds it is asked for.
+    pub depth: Depth,
     /// No new mutant is begun after this long; those left are counted as not run.
     pub budget: Duration,
 }
@@ -55,6 +59,70 @@ struct Run {
 impl Run {
     fn list(&self, key: &str) -> Vec<Value> {
         self.report[key].as_array().cloned().unwrap_or_default()
+    }
+}
+
+/// What found a mistake in one run.
+struct Found {
+    /// Kinds of findings, or the one thing that it was instead.
+    detectors: Vec<String>,
+    message: String,
+    /// Whether the detectors are findings, of checks that can be turned off.
+    findings: bool,
+}
+
+impl Found {
+    fn other(detector: &str, message: String) -> Option<Found> {
+        Some(Found { detectors: vec![detector.to_owned()], message, findings: false })
+    }
+
+    /// The checks that spoke, as `PTX_EMULATOR_CHECKS` names them.
+    fn checks(&self) -> Vec<String> {
+        let mut checks = Vec::new();
+        for kind in self.detectors.iter().filter(|_| self.findings) {
+            match kind.as_str() {
+                "race" => checks.extend(["race", "lane-race"]),
+                "uninitialised" => checks.extend(["uninitialised", "registers"]),
+                "read-only" => checks.push("bounds"),
+                kind => checks.extend(Checks::NAMES.into_iter().find(|name| *name == kind)),
+            }
+        }
+        checks.into_iter().map(str::to_owned).collect()
+    }
+}
+
+impl Run {
+    /// What found the mistake, if something did. `known` are the notes of the unbroken program.
+    fn found(&self, known: &[(String, String)]) -> Option<Found> {
+        let last = || self.said.lines().last().unwrap_or("").to_owned();
+        let Some(status) = self.status else {
+            return Found::other("hang", format!("still running after {:?}", self.took));
+        };
+        if self.list("mutants").is_empty() && status.success() {
+            // The program made other calls than the first time.
+            return Found::other("not reached", String::new());
+        }
+        let findings = self.list("findings");
+        if let Some(first) = findings.first() {
+            let mut detectors: Vec<String> = Vec::new();
+            for kind in findings.iter().map(|f| text(f, "kind")) {
+                if !detectors.contains(&kind) {
+                    detectors.push(kind);
+                }
+            }
+            return Some(Found { detectors, message: text(first, "message"), findings: true });
+        }
+        if status.code().is_none() || self.said.contains("CUDA_ERROR_UNKNOWN") {
+            return Found::other("crash", format!("{status}: {}", last()));
+        }
+        let note = self.list("notes").into_iter().find(|n| !known.contains(&note_key(n)));
+        let refused = note.as_ref().filter(|n| n["status"].is_string());
+        match (status.success(), refused, note.as_ref()) {
+            (false, Some(note), _) => Found::other("refused", text(note, "message")),
+            (false, None, _) => Found::other("wrong result", last()),
+            (true, _, Some(note)) => Found::other("note", text(note, "message")),
+            (true, ..) => None,
+        }
     }
 }
 
@@ -78,7 +146,7 @@ impl ProgramCampaign {
         let (mut listed, mut notes, mut longest) = (Vec::new(), Vec::new(), Duration::ZERO);
         let stand_in = StandIn::new(&self.library).map_err(CampaignError::Program)?;
         for (n, seed) in self.seeds.iter().enumerate() {
-            let run = self.once(&stand_in, "list", *seed, patience)?;
+            let run = self.once(&stand_in, "list", *seed, patience, &[])?;
             let findings = run.list("findings");
             if !run.status.is_some_and(|s| s.success()) || !findings.is_empty() {
                 let found: Vec<String> = findings.iter().map(|f| text(f, "message")).collect();
@@ -120,16 +188,14 @@ impl ProgramCampaign {
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some((id, kind, change)) = list.get(at) else { return };
-                let judged = if begun.elapsed() > self.budget {
-                    Ok((NOT_RUN.into(), vec![], String::new()))
+                let found = if begun.elapsed() > self.budget {
+                    Ok(None)
                 } else {
-                    self.judge(&stand_in, id, timeout, &notes)
+                    self.judge(&stand_in, id, timeout, &notes).map(Some)
                 };
-                match judged {
-                    Ok((detector, findings, message)) => {
-                        let (id, change) = (format!("{}:{id}", self.name), change.clone());
-                        let line = None;
-                        let outcome = Outcome { id, kind: *kind, line, change, detector, findings, message };
+                match found {
+                    Ok(found) => {
+                        let outcome = self.outcome(id, *kind, change, found);
                         outcomes.lock().unwrap_or_else(|e| e.into_inner()).push((at, outcome));
                     }
                     Err(e) => return *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e),
@@ -147,47 +213,53 @@ impl ProgramCampaign {
         Ok(Table { outcomes: outcomes.into_iter().map(|o| o.1).collect() })
     }
 
-    /// What finds a mistake first: a detector, the kinds of findings, and a sentence.
+    /// `None` for one that was not run.
+    fn outcome(&self, id: &str, kind: Kind, change: &str, found: Option<Vec<Found>>) -> Outcome {
+        let none = if found.is_some() { SURVIVOR } else { NOT_RUN };
+        let found = found.unwrap_or_default();
+        let mut findings: Vec<String> = Vec::new();
+        for name in found.iter().flat_map(|f| &f.detectors) {
+            if !findings.contains(name) {
+                findings.push(name.clone());
+            }
+        }
+        Outcome {
+            id: format!("{}:{id}", self.name),
+            kind,
+            line: None,
+            change: change.to_owned(),
+            detector: findings.first().map_or(none, String::as_str).to_owned(),
+            findings,
+            message: found.first().map_or(String::new(), |f| f.message.clone()),
+        }
+    }
+
+    /// What finds a mistake: the first thing, or all things.
     fn judge(
         &self,
         stand_in: &StandIn,
         id: &str,
         timeout: Duration,
         known: &[(String, String)],
-    ) -> Result<(String, Vec<String>, String), CampaignError> {
+    ) -> Result<Vec<Found>, CampaignError> {
+        let (mut all, mut off) = (Vec::new(), Vec::new());
         for seed in &self.seeds {
-            let run = self.once(stand_in, id, *seed, timeout)?;
-            let last = || run.said.lines().last().unwrap_or("").to_owned();
-            let Some(status) = run.status else {
-                return Ok(("hang".into(), vec![], format!("still running after {timeout:?}")));
-            };
-            if run.list("mutants").is_empty() && status.success() {
-                // The program made other calls than the first time.
-                return Ok(("not reached".into(), vec![], String::new()));
-            }
-            let findings = run.list("findings");
-            if let Some(first) = findings.first() {
-                let mut kinds: Vec<String> = Vec::new();
-                for kind in findings.iter().map(|f| text(f, "kind")) {
-                    if !kinds.contains(&kind) {
-                        kinds.push(kind);
-                    }
+            loop {
+                let run = self.once(stand_in, id, *seed, timeout, &off)?;
+                let Some(found) = run.found(known) else { break };
+                let spoke: Vec<String> = found.checks();
+                all.push(found);
+                if self.depth == Depth::First {
+                    return Ok(all);
                 }
-                return Ok((kinds[0].clone(), kinds, text(first, "message")));
-            }
-            if status.code().is_none() || run.said.contains("CUDA_ERROR_UNKNOWN") {
-                return Ok(("crash".into(), vec![], format!("{status}: {}", last())));
-            }
-            let note = run.list("notes").into_iter().find(|n| !known.contains(&note_key(n)));
-            let refused = note.as_ref().filter(|n| n["status"].is_string());
-            match (status.success(), refused, note.as_ref()) {
-                (false, Some(note), _) => return Ok(("refused".into(), vec![], text(note, "message"))),
-                (false, None, _) => return Ok(("wrong result".into(), vec![], last())),
-                (true, _, Some(note)) => return Ok(("note".into(), vec![], text(note, "message"))),
-                (true, ..) => {}
+                // Once more without the checks that spoke. A result that is wrong stays so.
+                if spoke.is_empty() {
+                    break;
+                }
+                off.extend(spoke);
             }
         }
-        Ok((SURVIVOR.into(), vec![], String::new()))
+        Ok(all)
     }
 
     fn once(
@@ -196,6 +268,7 @@ impl ProgramCampaign {
         mutate: &str,
         seed: u64,
         timeout: Duration,
+        off: &[String],
     ) -> Result<Run, CampaignError> {
         let io = |e: std::io::Error| CampaignError::Program(format!("{}: {e}", self.name));
         stand_in.clear().map_err(io)?;
@@ -210,6 +283,12 @@ impl ProgramCampaign {
             .stderr(File::create(&said).map_err(io)?);
         command.env("PTX_EMULATOR_MUTATE", mutate).env("PTX_EMULATOR_SEED", seed.to_string());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if !off.is_empty() {
+            let named = |(name, _): &&(String, String)| name == "PTX_EMULATOR_CHECKS";
+            let before = self.variables.iter().find(named).map(|(_, value)| value.clone());
+            let words = before.into_iter().chain(off.iter().map(|check| format!("-{check}")));
+            command.env("PTX_EMULATOR_CHECKS", words.collect::<Vec<_>>().join(","));
+        }
         let begun = Instant::now();
         let mut child = command.spawn().map_err(io)?;
         let mut pause = Duration::from_millis(1);

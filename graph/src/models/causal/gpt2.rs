@@ -3,7 +3,8 @@
 
 use super::llama::Ids;
 use super::{MAX_CONTEXT, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH, Rows, in_range, wrong};
-use crate::{Activation, Builder, GraphError, Tensor};
+use crate::models::vit::parts::activation;
+use crate::{Builder, CachedHeads, GraphError, Tensor};
 use serde::Deserialize;
 
 /// `config.json`. Fields that are absent have the reference's defaults; those that do not matter here are passed over.
@@ -24,7 +25,7 @@ pub struct Config {
     pub n_head: usize,
     /// Width of the MLP; `4 n_embd` where absent.
     pub n_inner: Option<usize>,
-    /// Nonlinearity; `gelu_new`, `gelu` or `relu`.
+    /// Nonlinearity.
     pub activation_function: String,
     /// Added to variances.
     pub layer_norm_epsilon: f32,
@@ -62,16 +63,6 @@ impl Default for Config {
 }
 
 impl Config {
-    fn activation(&self) -> Option<Activation> {
-        Some(match self.activation_function.as_str() {
-            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-            "gelu" => Activation::GeluErf,
-            "relu" => Activation::Relu,
-            "silu" => Activation::Silu,
-            _ => return None,
-        })
-    }
-
     fn inner(&self) -> usize {
         self.n_inner.unwrap_or(4 * self.n_embd)
     }
@@ -99,38 +90,43 @@ impl Config {
         if !self.n_embd.is_multiple_of(self.n_head) {
             return Err(wrong(model, "n_embd", self.n_embd, format!("a multiple of n_head {}", self.n_head)));
         }
-        if self.activation().is_none() {
-            let expected = "\"gelu_new\", \"gelu\", \"relu\" or \"silu\"";
-            return Err(wrong(model, "activation_function", &self.activation_function, expected));
-        }
+        activation(model, "activation_function", &self.activation_function)?;
         if !(self.layer_norm_epsilon >= 0.0 && self.layer_norm_epsilon.is_finite()) {
             let value = self.layer_norm_epsilon;
             return Err(wrong(model, "layer_norm_epsilon", value, "a small positive number"));
         }
-        if !self.scale_attn_weights {
-            return Err(wrong(model, "scale_attn_weights", false, "true"));
-        }
-        if self.scale_attn_by_inverse_layer_idx {
-            return Err(wrong(model, "scale_attn_by_inverse_layer_idx", true, "false"));
-        }
         Ok(())
+    }
+
+    /// Factor on the scores of a layer.
+    fn scale(&self, layer: usize) -> f32 {
+        let head_dim = (self.n_embd / self.n_head) as f64;
+        let own = if self.scale_attn_weights { head_dim.powf(-0.5) } else { 1.0 };
+        let number = if self.scale_attn_by_inverse_layer_idx { layer as f64 + 1.0 } else { 1.0 };
+        (own / number) as f32
     }
 }
 
 /// Embeddings, blocks, norm and head: `logits [Q, V]`.
-pub(super) fn network<'g>(g: &'g Builder, config: &Config, rows: &Rows<'g>) -> Tensor<'g> {
+pub(super) fn network<'g>(
+    g: &'g Builder,
+    config: &Config,
+    rows: &Rows<'g>,
+) -> Result<Tensor<'g>, GraphError> {
     let (width, eps) = (config.n_embd, config.layer_norm_epsilon);
-    let act = config.activation().unwrap_or_default();
+    let act = activation("gpt2", "activation_function", &config.activation_function)?;
     let mut embedding = None;
     let last = g.scope("transformer", || {
         let tokens = g.weight("wte.weight", [config.vocab_size, width]);
         embedding = Some(tokens);
         let positions = g.weight("wpe.weight", [config.n_positions, width]);
-        let mut x = tokens.embed(rows.ids) + positions.embed(rows.position);
+        let mut x = tokens.embed(rows.ids) + positions.embed(rows.angle);
         for layer in 0..config.n_layer {
             g.scope(format!("h.{layer}"), || {
                 let qkv = x.layer_norm("ln_1", eps).linear("attn.c_attn", 3 * width).split();
-                let attended = rows.attend(layer, qkv, config.n_head, config.n_head);
+                let (heads, scale) = (config.n_head, Some(config.scale(layer)));
+                let heads = CachedHeads { heads, kv_heads: heads, scale, window: None };
+                let attended = rows.attend(layer, qkv, heads);
                 x = x + attended.linear("attn.c_proj", width);
                 let h = x.layer_norm("ln_2", eps).linear("mlp.c_fc", config.inner()).act(act);
                 x = x + h.linear("mlp.c_proj", width);
@@ -138,10 +134,10 @@ pub(super) fn network<'g>(g: &'g Builder, config: &Config, rows: &Rows<'g>) -> T
         }
         rows.wanted(x).layer_norm("ln_f", eps)
     });
-    match embedding.filter(|_| config.tie_word_embeddings) {
+    Ok(match embedding.filter(|_| config.tie_word_embeddings) {
         Some(embedding) => last.linear_with(embedding, None),
         None => last.linear_no_bias("lm_head", config.vocab_size),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -157,6 +153,12 @@ mod tests {
         };
         assert!(error(|c| c.n_head = 7).contains("n_embd = 768: a multiple of n_head 7"));
         assert!(error(|c| c.activation_function = "mish".into()).contains("activation_function = mish"));
-        assert!(error(|c| c.scale_attn_by_inverse_layer_idx = true).contains("inverse_layer_idx"));
+    }
+
+    #[test]
+    fn scores_are_scaled_as_the_configuration_says() {
+        let config = Config { scale_attn_by_inverse_layer_idx: true, ..Config::default() };
+        assert_eq!([config.scale(0), config.scale(3)], [0.125, 0.03125]);
+        assert_eq!(Config { scale_attn_weights: false, ..config }.scale(1), 0.5);
     }
 }

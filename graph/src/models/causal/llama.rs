@@ -2,7 +2,8 @@
 //! of q and k). Tensor names and configuration are those of Hugging Face Transformers.
 
 use super::{MAX_CONTEXT, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH, RopeScaling, Rows, in_range, rope, wrong};
-use crate::{Activation, Builder, GraphError, RopeStyle, Tensor};
+use crate::models::vit::parts::activation;
+use crate::{Activation, Builder, CachedHeads, GraphError, RopeStyle, Tensor};
 use serde::Deserialize;
 
 /// `config.json`. Fields that are absent have the reference's defaults; those that do not matter here are passed over.
@@ -23,9 +24,9 @@ pub struct Config {
     pub num_attention_heads: usize,
     /// Key and value heads; as many as query heads where absent.
     pub num_key_value_heads: Option<usize>,
-    /// Elements of a head; `hidden_size / num_attention_heads` where absent.
+    /// Elements of a head; `hidden_size / num_attention_heads` where absent, and 128 of Qwen3.
     pub head_dim: Option<usize>,
-    /// Nonlinearity; `silu`.
+    /// Nonlinearity of the MLP's gate.
     pub hidden_act: String,
     /// Tokens that it was made for.
     pub max_position_embeddings: usize,
@@ -34,18 +35,23 @@ pub struct Config {
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
     /// Scaling of the rotary frequencies.
-    #[serde(alias = "rope_parameters")]
     pub rope_scaling: Option<RopeScaling>,
+    /// The same, with the base, as Transformers 5 writes it; `rope_scaling` comes first.
+    pub rope_parameters: Option<RopeScaling>,
     /// Whether the head's weight is the embedding's.
     pub tie_word_embeddings: bool,
     /// Whether q, k, v and o have biases.
     pub attention_bias: bool,
     /// Whether the MLP has biases.
     pub mlp_bias: bool,
-    /// Length of a sliding window, where there is one; not supported.
+    /// How many ids a row sees, its own included; all before it where absent. Mistral's, and Qwen's where it is used.
     pub sliding_window: Option<usize>,
-    /// Whether the window is used (Qwen); where absent, it is if it is given.
-    pub use_sliding_window: Option<bool>,
+    /// Whether Qwen uses the window.
+    pub use_sliding_window: bool,
+    /// Qwen's first layer with a window, where `layer_types` does not say; 28 where absent.
+    pub max_window_layers: Option<usize>,
+    /// For each layer `full_attention` or `sliding_attention` (Qwen).
+    pub layer_types: Option<Vec<String>>,
     /// First and last ids, where the configuration says them: one or several.
     pub eos_token_id: Option<Ids>,
     /// Id that begins a text.
@@ -54,7 +60,7 @@ pub struct Config {
 
 /// One id or several.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "neither an id nor a list of ids")]
 pub enum Ids {
     /// One.
     One(u32),
@@ -88,11 +94,14 @@ impl Default for Config {
             rms_norm_eps: 1e-6,
             rope_theta: 10000.0,
             rope_scaling: None,
+            rope_parameters: None,
             tie_word_embeddings: false,
             attention_bias: false,
             mlp_bias: false,
             sliding_window: None,
-            use_sliding_window: None,
+            use_sliding_window: false,
+            max_window_layers: None,
+            layer_types: None,
             eos_token_id: None,
             bos_token_id: None,
         }
@@ -114,7 +123,31 @@ impl Config {
 
     /// Elements of a head.
     pub fn head_dim(&self) -> usize {
-        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+        self.head_dim.unwrap_or_else(|| match self.model_type.as_str() {
+            "qwen3" => 128,
+            _ => self.hidden_size / self.num_attention_heads.max(1),
+        })
+    }
+
+    /// How the positions turn.
+    fn rope(&self) -> RopeScaling {
+        self.rope_scaling.as_ref().or(self.rope_parameters.as_ref()).cloned().unwrap_or_default()
+    }
+
+    /// The window of a layer, where it has one.
+    pub(super) fn window(&self, layer: usize) -> Option<usize> {
+        let used = match self.model_type.as_str() {
+            "mistral" => true,
+            "qwen2" | "qwen3" => {
+                self.use_sliding_window
+                    && match &self.layer_types {
+                        Some(types) => types.get(layer).is_some_and(|kind| kind == "sliding_attention"),
+                        None => layer >= self.max_window_layers.unwrap_or(28),
+                    }
+            }
+            _ => false,
+        };
+        self.sliding_window.filter(|_| used)
     }
 
     fn traits(&self) -> Option<Traits> {
@@ -163,29 +196,38 @@ impl Config {
         if head_dim == 0 || head_dim > 4096 || head_dim % 2 == 1 {
             return Err(wrong(model, "head_dim", head_dim, "an even number from 2 to 4096"));
         }
-        if self.hidden_act != "silu" {
-            return Err(wrong(model, "hidden_act", &self.hidden_act, "\"silu\""));
-        }
+        activation(model, "hidden_act", &self.hidden_act)?;
         if !(self.rms_norm_eps >= 0.0 && self.rms_norm_eps.is_finite()) {
             return Err(wrong(model, "rms_norm_eps", self.rms_norm_eps, "a small positive number"));
         }
         if !(self.rope_theta > 1.0 && self.rope_theta.is_finite()) {
             return Err(wrong(model, "rope_theta", self.rope_theta, "a number above 1"));
         }
-        let windowed = self.use_sliding_window.unwrap_or(self.sliding_window.is_some());
-        if windowed && self.sliding_window.is_some_and(|window| window < self.max_position_embeddings) {
-            let window = self.sliding_window.unwrap_or(0);
-            return Err(wrong(model, "sliding_window", window, "none: sliding windows are not supported"));
+        if self.sliding_window == Some(0) {
+            return Err(wrong(model, "sliding_window", 0, "at least 1, or null"));
         }
-        match &self.rope_scaling {
-            Some(scaling) => scaling.validate(model, head_dim),
-            None => Ok(()),
+        if let Some(types) = &self.layer_types {
+            let unknown = |kind: &&String| !matches!(kind.as_str(), "full_attention" | "sliding_attention");
+            if let Some(kind) = types.iter().find(unknown) {
+                let expected = "\"full_attention\" or \"sliding_attention\"";
+                return Err(wrong(model, "layer_types", kind, expected));
+            }
+            if types.len() != self.num_hidden_layers {
+                let expected = format!("one for each of num_hidden_layers {}", self.num_hidden_layers);
+                return Err(wrong(model, "layer_types", format!("{} kinds", types.len()), expected));
+            }
         }
+        self.rope().validate(model, head_dim)
     }
 }
 
 /// Embedding, blocks, norm and head: `logits [Q, V]`.
-pub(super) fn network<'g>(g: &'g Builder, config: &Config, rows: &Rows<'g>) -> Tensor<'g> {
+pub(super) fn network<'g>(
+    g: &'g Builder,
+    config: &Config,
+    rows: &Rows<'g>,
+) -> Result<Tensor<'g>, GraphError> {
+    let act = activation(&config.model_type, "hidden_act", &config.hidden_act)?;
     let (width, eps) = (config.hidden_size, config.rms_norm_eps);
     let embedding = g.scope("model", || g.weight("embed_tokens.weight", [config.vocab_size, width]));
     let turns = rotations(g, config, rows);
@@ -196,24 +238,24 @@ pub(super) fn network<'g>(g: &'g Builder, config: &Config, rows: &Rows<'g>) -> T
                 let h = x.rms_norm("input_layernorm", eps);
                 x = x + g.scope("self_attn", || attention(h, config, rows, turns, layer));
                 let h = x.rms_norm("post_attention_layernorm", eps);
-                x = x + g.scope("mlp", || mlp(h, config));
+                x = x + g.scope("mlp", || mlp(h, config, act));
             });
         }
     });
     let last = g.scope("model", || rows.wanted(x).rms_norm("norm", eps));
-    match config.tie_word_embeddings {
+    Ok(match config.tie_word_embeddings {
         true => last.linear_with(embedding, None),
         false => last.linear_no_bias("lm_head", config.vocab_size),
-    }
+    })
 }
 
 /// Cosines and sines of each row's position, `[R, head_dim]`.
 fn rotations<'g>(g: &'g Builder, config: &Config, rows: &Rows<'g>) -> Tensor<'g> {
     let (context, dim) = (rows.limits.context, config.head_dim());
-    let scaling = config.rope_scaling.clone().unwrap_or_default();
+    let scaling = config.rope();
     let theta = scaling.rope_theta.unwrap_or(config.rope_theta);
     let table = rope::table(context, dim, theta, &scaling, config.max_position_embeddings);
-    g.constant([context, dim], table).embed(rows.position)
+    g.constant([context, dim], table).embed(rows.angle)
 }
 
 fn attention<'g>(
@@ -237,14 +279,15 @@ fn attention<'g>(
     };
     let (q, k) = (turned("q", heads), turned("k", kv_heads));
     let v = project(x, "v_proj", kv_heads * dim, traits.qkv_bias);
-    let attended = rows.attend(layer, [q, k, v], heads, kv_heads);
+    let heads = CachedHeads { heads, kv_heads, scale: None, window: config.window(layer) };
+    let attended = rows.attend(layer, [q, k, v], heads);
     project(attended, "o_proj", config.hidden_size, traits.output_bias)
 }
 
-/// `down(silu(gate x) * up x)`
-fn mlp<'g>(x: Tensor<'g>, config: &Config) -> Tensor<'g> {
+/// `down(act(gate x) * up x)`
+fn mlp<'g>(x: Tensor<'g>, config: &Config, act: Activation) -> Tensor<'g> {
     let (inner, bias) = (config.intermediate_size, config.mlp_bias);
-    let gate = project(x, "gate_proj", inner, bias).act(Activation::Silu);
+    let gate = project(x, "gate_proj", inner, bias).act(act);
     project(gate * project(x, "up_proj", inner, bias), "down_proj", config.hidden_size, bias)
 }
 
@@ -270,8 +313,29 @@ mod tests {
         assert!(error(|c| c.hidden_size = 0).contains("hidden_size = 0"));
         assert!(error(|c| c.hidden_size = 66).contains("hidden_size = 66"));
         assert!(error(|c| c.head_dim = Some(7)).contains("head_dim = 7"));
-        assert!(error(|c| c.hidden_act = "relu".into()).contains("hidden_act = relu"));
-        assert!(error(|c| c.sliding_window = Some(128)).contains("sliding_window = 128"));
+        assert!(error(|c| c.hidden_act = "mish".into()).contains("hidden_act = mish"));
+        assert!(error(|c| c.sliding_window = Some(0)).contains("sliding_window = 0"));
+        assert!(error(|c| c.layer_types = Some(vec!["linear".into()])).contains("layer_types = linear"));
+        assert!(error(|c| c.layer_types = Some(vec![])).contains("layer_types = 0 kinds"));
+    }
+
+    #[test]
+    fn each_kin_has_its_own_windows() {
+        let windows = |model_type: &str, change: fn(&mut Config)| {
+            let (model_type, window) = (model_type.into(), Some(8));
+            let mut config = Config { model_type, sliding_window: window, ..Config::default() };
+            change(&mut config);
+            [0, 27, 28].map(|layer| config.window(layer))
+        };
+        assert_eq!(windows("llama", |_| ()), [None; 3]);
+        assert_eq!(windows("mistral", |_| ()), [Some(8); 3]);
+        assert_eq!(windows("qwen2", |_| ()), [None; 3]);
+        assert_eq!(windows("qwen2", |c| c.use_sliding_window = true), [None, None, Some(8)]);
+        let first = |c: &mut Config| {
+            c.use_sliding_window = true;
+            c.layer_types = Some(vec!["sliding_attention".into()]);
+        };
+        assert_eq!(windows("qwen3", first), [Some(8), None, None]);
     }
 
     #[test]

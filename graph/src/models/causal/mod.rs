@@ -11,7 +11,7 @@ mod rope;
 
 pub use rope::RopeScaling;
 
-use crate::{Builder, DType, Dim, Graph, GraphError, Stage, Tensor};
+use crate::{Builder, CachedHeads, DType, Dim, Graph, GraphError, Stage, Tensor};
 
 /// Bounds that keep every product of sizes within a usize.
 const MAX_WIDTH: usize = 1 << 17;
@@ -45,12 +45,20 @@ impl Config {
         }
     }
 
+    /// Whether a layer sees less than all that comes before a row.
+    pub fn has_windows(&self) -> bool {
+        match self {
+            Config::Llama(config) => (0..config.num_hidden_layers).any(|i| config.window(i).is_some()),
+            Config::Gpt2(_) => false,
+        }
+    }
+
     /// The network, ready to run on packed rows: see [`forward`].
     ///
     /// # Errors
     /// If the configuration or the limits are impossible.
     pub fn forward(&self, limits: Limits) -> Result<Graph, GraphError> {
-        forward(self, limits)
+        forward(self, limits, Positions::AsCached)
     }
 }
 
@@ -67,6 +75,16 @@ pub struct Limits {
     pub context: usize,
 }
 
+/// What tells a row where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Positions {
+    /// `position`: it goes to that row of its cache, sees all up to it, and has that position in its text.
+    AsCached,
+    /// Three inputs: it goes to row `place [R]` of its cache, sees all up to row `position [R]`, and has the position
+    /// `position_ids [R]` in its text, each below the context. So ids that others do not see stand behind those that they do.
+    Given,
+}
+
 /// `input_ids [R]`, `sequence [R]`, `position [R]`, `logit_rows [Q]` (all i32) → `logits [Q, V]`.
 ///
 /// Row `i` is token `position[i]` of sequence `sequence[i]`; rows before it in that sequence stand in its cache or come
@@ -75,7 +93,7 @@ pub struct Limits {
 ///
 /// # Errors
 /// If the configuration or the limits are impossible.
-pub fn forward(config: &Config, limits: Limits) -> Result<Graph, GraphError> {
+pub fn forward(config: &Config, limits: Limits, positions: Positions) -> Result<Graph, GraphError> {
     match config {
         Config::Llama(config) => config.validate()?,
         Config::Gpt2(config) => config.validate()?,
@@ -83,10 +101,10 @@ pub fn forward(config: &Config, limits: Limits) -> Result<Graph, GraphError> {
     limits.validate(config)?;
     let builder = Builder::new("forward");
     let g = &builder;
-    let rows = Rows::new(g, limits);
+    let rows = Rows::new(g, limits, positions);
     let logits = match config {
-        Config::Llama(config) => llama::network(g, config, &rows),
-        Config::Gpt2(config) => gpt2::network(g, config, &rows),
+        Config::Llama(config) => llama::network(g, config, &rows)?,
+        Config::Gpt2(config) => gpt2::network(g, config, &rows)?,
     };
     g.output("logits", logits);
     builder.finish()
@@ -99,34 +117,38 @@ struct Rows<'g> {
     ids: Tensor<'g>,
     sequence: Tensor<'g>,
     position: Tensor<'g>,
+    /// Where its keys and values go.
+    place: Tensor<'g>,
+    /// What turns it or is added to it: the position in the text.
+    angle: Tensor<'g>,
     logit_rows: Tensor<'g>,
 }
 
 impl<'g> Rows<'g> {
-    fn new(g: &'g Builder, limits: Limits) -> Rows<'g> {
+    fn new(g: &'g Builder, limits: Limits, positions: Positions) -> Rows<'g> {
         let rows = g.up_to("rows", limits.rows, Stage::Step);
         let queries = g.up_to("logits", limits.logits, Stage::Step);
         let index = |name, dim: Dim| g.input(name, [dim], DType::I32, Stage::Step);
-        Rows {
-            g,
-            limits,
-            ids: index("input_ids", rows),
-            sequence: index("sequence", rows),
-            position: index("position", rows),
-            logit_rows: index("logit_rows", queries),
-        }
+        let ids = index("input_ids", rows);
+        let sequence = index("sequence", rows);
+        let position = index("position", rows);
+        let (place, angle) = match positions {
+            Positions::AsCached => (position, position),
+            Positions::Given => (index("place", rows), index("position_ids", rows)),
+        };
+        Rows { g, limits, ids, sequence, position, place, angle, logit_rows: index("logit_rows", queries) }
     }
 
     /// Appends keys and values of this run to the caches of `layer`, and attends over them.
-    fn attend(&self, layer: usize, [q, k, v]: [Tensor<'g>; 3], heads: usize, kv_heads: usize) -> Tensor<'g> {
-        let places = (self.sequence, self.position);
+    fn attend(&self, layer: usize, [q, k, v]: [Tensor<'g>; 3], heads: CachedHeads) -> Tensor<'g> {
+        let places = (self.sequence, self.place);
         let cache = |name: &str, x: Tensor<'g>| {
             let shape = [self.limits.sequences, self.limits.context, x.shape().last()];
             let cache = self.g.state(&format!("{name}.{layer}"), shape);
             cache.cache_append(x, places);
             cache
         };
-        q.cached_attention((cache("k", k), cache("v", v)), places, heads, kv_heads)
+        q.cached_attention_with((cache("k", k), cache("v", v)), (self.sequence, self.position), heads)
     }
 
     /// The rows whose logits are wanted.

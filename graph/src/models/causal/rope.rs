@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct RopeScaling {
-    /// `default`, `linear`, `llama3` or `yarn`.
+    /// `default`, `linear`, `dynamic`, `llama3` or `yarn`.
     #[serde(alias = "type")]
     pub rope_type: Option<String>,
     /// How much longer the context is than it was trained for.
@@ -25,6 +25,12 @@ pub struct RopeScaling {
     pub beta_fast: Option<f64>,
     /// yarn: rotations below which a frequency is stretched wholly; 1 where absent.
     pub beta_slow: Option<f64>,
+    /// yarn: with `mscale_all_dim`, a factor in place of `attention_factor`.
+    pub mscale: Option<f64>,
+    /// yarn: see `mscale`.
+    pub mscale_all_dim: Option<f64>,
+    /// yarn: whether the bounds between the frequencies are rounded to whole ones; they are where absent.
+    pub truncate: Option<bool>,
     /// Base of the frequencies, where the configuration keeps it here (Transformers 5).
     pub rope_theta: Option<f64>,
     /// Divides each frequency, `head_dim / 2` of them: how GGUF files keep the llama3 scaling.
@@ -51,13 +57,13 @@ impl RopeScaling {
         }
         let kind = self.kind();
         match kind {
-            "default" | "linear" | "llama3" | "yarn" => {}
+            "default" | "linear" | "dynamic" | "llama3" | "yarn" => {}
             _ => {
-                let expected = "\"default\", \"linear\", \"llama3\" or \"yarn\"";
+                let expected = "\"default\", \"linear\", \"dynamic\", \"llama3\" or \"yarn\"";
                 return Err(wrong(model, "rope_scaling.rope_type", kind, expected));
             }
         }
-        positive("factor", self.factor, kind != "default")?;
+        positive("factor", self.factor, !matches!(kind, "default" | "yarn"))?;
         positive("low_freq_factor", self.low_freq_factor, kind == "llama3")?;
         positive("high_freq_factor", self.high_freq_factor, kind == "llama3")?;
         positive(
@@ -69,6 +75,11 @@ impl RopeScaling {
         positive("beta_fast", self.beta_fast, false)?;
         positive("beta_slow", self.beta_slow, false)?;
         positive("rope_theta", self.rope_theta, false)?;
+        for (field, value) in [("mscale", self.mscale), ("mscale_all_dim", self.mscale_all_dim)] {
+            if let Some(value) = value.filter(|value| !(*value >= 0.0 && value.is_finite())) {
+                return Err(wrong(model, &format!("rope_scaling.{field}"), value, "a number of at least 0"));
+            }
+        }
         if kind == "llama3" && self.low_freq_factor >= self.high_freq_factor {
             let value = format!("{:?}", self.high_freq_factor.unwrap_or(0.0));
             let expected = "a number above low_freq_factor";
@@ -112,18 +123,28 @@ fn frequencies(dim: usize, theta: f64, scaling: &RopeScaling, max_positions: usi
             // Dimension whose frequency makes so many rotations over the trained context.
             let dimension =
                 |rotations: f64| dim as f64 * (original / (rotations * tau)).ln() / (2.0 * theta.ln());
-            let low = dimension(scaling.beta_fast.unwrap_or(32.0)).floor().max(0.0);
-            let high = dimension(scaling.beta_slow.unwrap_or(1.0)).ceil().min(dim as f64 - 1.0);
-            let width = if high > low { high - low } else { 0.001 };
+            let (mut low, mut high) =
+                (dimension(scaling.beta_fast.unwrap_or(32.0)), dimension(scaling.beta_slow.unwrap_or(1.0)));
+            if scaling.truncate.unwrap_or(true) {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            (low, high) = (low.max(0.0), high.min(dim as f64 - 1.0));
+            let width = if high == low { 0.001 } else { high - low };
+            let factor = scaling.factor.unwrap_or(max_positions as f64 / original);
             let scaled = |i: usize| {
                 let stretched = ((i as f64 - low) / width).clamp(0.0, 1.0);
                 plain(i) / factor * stretched + plain(i) * (1.0 - stretched)
             };
-            let attention = scaling
-                .attention_factor
-                .unwrap_or_else(|| if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 });
+            let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+            let attention = scaling.attention_factor.unwrap_or_else(|| {
+                match (scaling.mscale.unwrap_or(0.0), scaling.mscale_all_dim.unwrap_or(0.0)) {
+                    (0.0, _) | (_, 0.0) => magnitude(1.0),
+                    (one, all) => magnitude(one) / magnitude(all),
+                }
+            });
             ((0..half).map(|i| scaled(i) as f32).collect(), attention)
         }
+        // A dynamic scaling stretches only beyond the positions that the model was made for, which no text here exceeds.
         _ => {
             let factor = |i: usize| scaling.frequency_factors.as_ref().map_or(1.0, |f| f64::from(f[i]));
             ((0..half).map(|i| (plain(i) / factor(i)) as f32).collect(), 1.0)
@@ -182,7 +203,7 @@ mod tests {
     #[test]
     fn what_a_scaling_lacks_is_named() {
         let error = |s: RopeScaling| s.validate("llama", 64).unwrap_err().to_string();
-        assert!(error(scaling("dynamic")).contains("rope_scaling.rope_type = dynamic"));
+        assert!(error(scaling("longrope")).contains("rope_scaling.rope_type = longrope"));
         assert!(
             error(RopeScaling { factor: None, ..scaling("linear") }).contains("rope_scaling.factor = absent")
         );

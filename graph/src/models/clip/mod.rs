@@ -6,10 +6,10 @@ mod config;
 pub use config::{Config, TextConfig, VisionConfig};
 
 use super::vit::parts::{
-    Patches, Projections, activation, check_batch, class_and_patches, class_row, pixels, self_attention,
-    wrong,
+    Patches, Projections, Resize, activation, check_batch, class_and_patches, class_row, pixels,
+    self_attention_among, wrong,
 };
-use crate::{Builder, DType, Graph, GraphError, Mask, Stage, Tensor};
+use crate::{Builder, DType, Dim, Graph, GraphError, Mask, Stage, Tensor};
 use config::Tower;
 
 const PROJECTIONS: Projections = Projections {
@@ -42,15 +42,12 @@ pub fn vision(
             let patches = pixels.conv2d_no_bias("patch_embedding", tower.width, cut.side, cut.side);
             let class = g.weight("class_embedding", [tower.width]).reshape([1, 1, tower.width]);
             let rows = 1 + cut.table[0] * cut.table[1];
-            class_and_patches(
-                patches,
-                class,
-                g.weight("position_embedding.weight", [rows, tower.width]),
-                &cut,
-            )
+            let table = g.weight("position_embedding.weight", [rows, tower.width]);
+            let (class, patches) = class_and_patches(patches, class, table, &cut, Resize::Plain);
+            class.concat(1, &[patches])
         });
         // The name is misspelt in every published file.
-        let x = encoder(g, &tower, x.layer_norm("pre_layrnorm", tower.eps), Mask::None)?;
+        let x = encoder(g, &tower, x.layer_norm("pre_layrnorm", tower.eps), Mask::None, None)?;
         g.output("last_hidden_state", x);
         let pooled = class_row(x).layer_norm("post_layernorm", tower.eps);
         g.output("pooler_output", pooled);
@@ -65,8 +62,15 @@ pub fn vision(
 /// `input_ids [B, T]`, `end [B]` → `last_hidden_state [B, T, D]`, `pooler_output [B, D]` (the row where the text ends),
 /// and where `projection` holds `text_embeds [B, P]`.
 ///
-/// `end` holds for each text `T * b + ` [`TextConfig::end`], its row among all. The batch is always full.
-pub fn text(config: &TextConfig, projection: bool, batch: usize, length: usize) -> Result<Graph, GraphError> {
+/// `end` holds for each text `T * b + ` [`TextConfig::end`], its row among all. The batch is always full. Where texts are
+/// `padded`, the slot `visible` says how many of their ids count: no row sees those behind.
+pub fn text(
+    config: &TextConfig,
+    projection: bool,
+    batch: usize,
+    length: usize,
+    padded: bool,
+) -> Result<Graph, GraphError> {
     config.validate()?;
     let tower = config.tower();
     check_batch(tower.model, batch)?;
@@ -78,13 +82,14 @@ pub fn text(config: &TextConfig, projection: bool, batch: usize, length: usize) 
     let g = &builder;
     let ids = g.input("input_ids", [batch, length], DType::I32, Stage::Request);
     let end = g.input("end", [batch], DType::I32, Stage::Request);
+    let visible = padded.then(|| g.up_to("visible", length, Stage::Request));
     let pooled = g.scope("text_model", || {
         let x = g.scope("embeddings", || {
             let tokens = g.weight("token_embedding.weight", [config.vocab_size, tower.width]).embed(ids);
             let rows = config.max_position_embeddings;
             tokens + g.weight("position_embedding.weight", [rows, tower.width]).slice(0, 0, length)
         });
-        let x = encoder(g, &tower, x, Mask::Causal { offset: None })?;
+        let x = encoder(g, &tower, x, Mask::Causal { offset: None }, visible)?;
         let x = x.layer_norm("final_layer_norm", tower.eps);
         g.output("last_hidden_state", x);
         let pooled = x.reshape([batch * length, tower.width]).embed(end);
@@ -103,12 +108,13 @@ fn encoder<'g>(
     tower: &Tower<'_>,
     mut x: Tensor<'g>,
     mask: Mask,
+    visible: Option<Dim>,
 ) -> Result<Tensor<'g>, GraphError> {
     let act = activation(tower.model, "hidden_act", tower.act)?;
     for i in 0..tower.layers {
         x = g.scope(format!("encoder.layers.{i}"), || {
             let normed = x.layer_norm("layer_norm1", tower.eps);
-            let x = x + self_attention(normed, &PROJECTIONS, tower.heads, true, mask);
+            let x = x + self_attention_among(normed, &PROJECTIONS, tower.heads, true, mask, visible);
             let hidden = x.layer_norm("layer_norm2", tower.eps).linear("mlp.fc1", tower.hidden);
             x + hidden.act(act).linear("mlp.fc2", tower.width)
         });
@@ -122,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_text_longer_than_the_table_is_refused() {
-        let error = text(&TextConfig::default(), true, 1, 78).unwrap_err().to_string();
+        let error = text(&TextConfig::default(), true, 1, 78, false).unwrap_err().to_string();
         assert!(error.contains("input_ids = 78 ids a text: from 1 to max_position_embeddings 77"), "{error}");
     }
 

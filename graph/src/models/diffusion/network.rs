@@ -1,6 +1,6 @@
 //! The diffusion networks that there are, and what each asks for beside the sample and the time.
 
-use super::{Times, wrong};
+use super::{PerLevel, Times, wrong};
 use crate::models::{dit, mmdit, unet};
 use crate::{Builder, DType, GraphError, Stage, Tensor};
 
@@ -109,6 +109,18 @@ impl Network {
         match self {
             Network::Dit(config) => config.num_embeds_ada_norm,
             _ => None,
+        }
+    }
+
+    /// Height and width of the samples of training, where the configuration says them.
+    pub fn sample_size(&self) -> Option<[usize; 2]> {
+        match self {
+            Network::Unet(config) => match config.sample_size.as_ref()? {
+                PerLevel::All(side) => Some([*side; 2]),
+                PerLevel::Each(sides) => sides[..].try_into().ok(),
+            },
+            Network::Dit(config) => Some([config.sample_size; 2]),
+            Network::Mmdit(config) => Some([config.sample_size; 2]),
         }
     }
 

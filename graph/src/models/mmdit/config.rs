@@ -12,6 +12,8 @@ pub struct Config {
     /// The diffusers class.
     #[serde(rename = "_class_name")]
     pub class_name: Option<String>,
+    /// Side of the latents of training.
+    pub sample_size: usize,
     /// Side of a patch.
     pub patch_size: usize,
     /// Channels of the sample.
@@ -42,6 +44,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             class_name: None,
+            sample_size: 128,
             patch_size: 2,
             in_channels: 16,
             out_channels: Some(16),
@@ -80,6 +83,7 @@ impl Config {
             return Err(wrong(NAME, "_class_name", class, "\"SD3Transformer2DModel\""));
         }
         for (field, value, most) in [
+            ("sample_size", self.sample_size, 1 << 12),
             ("patch_size", self.patch_size, 64),
             ("in_channels", self.in_channels, 1024),
             ("out_channels", self.out_channels(), 1024),

@@ -21,6 +21,8 @@ const CROSS_MID: &str = "UNetMidBlock2DCrossAttn";
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Config {
+    /// Side, or height and width, of the latents of training; any other will do.
+    pub sample_size: Option<PerLevel>,
     /// Channels of the sample.
     pub in_channels: usize,
     /// Channels of the answer.
@@ -76,6 +78,7 @@ impl Default for Config {
         let mut up = blocks(CROSS_UP, "UpBlock2D");
         up.reverse();
         Config {
+            sample_size: None,
             in_channels: 4,
             out_channels: 4,
             center_input_sample: false,

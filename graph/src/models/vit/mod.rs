@@ -9,7 +9,8 @@ pub use parts::Size;
 
 use crate::{Builder, Graph, GraphError, Mask, Tensor};
 use parts::{
-    Patches, Projections, activation, check_batch, class_and_patches, class_row, pixels, self_attention,
+    Patches, Projections, Resize, activation, check_batch, class_and_patches, class_row, pixels,
+    self_attention,
 };
 
 /// Names of an attention's projections, which DINOv2 has too.
@@ -49,7 +50,9 @@ pub fn graph(config: &Config, heads: Heads, batch: usize, image: [usize; 2]) -> 
             let patches = pixels.conv2d("patch_embeddings.projection", width, cut.side, cut.side, [0; 4]);
             let rows = 1 + cut.table[0] * cut.table[1];
             let table = g.weight("position_embeddings", [1, rows, width]).reshape([rows, width]);
-            class_and_patches(patches, g.weight("cls_token", [1, 1, width]), table, &cut)
+            let class = g.weight("cls_token", [1, 1, width]);
+            let (class, patches) = class_and_patches(patches, class, table, &cut, Resize::Plain);
+            class.concat(1, &[patches])
         });
         for i in 0..config.num_hidden_layers {
             x = g.scope(format!("encoder.layer.{i}"), || layer(config, x))?;

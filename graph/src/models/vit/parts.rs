@@ -1,5 +1,6 @@
 //! What ViT, DINOv2 and CLIP share: how their configurations are read, and the sequence of a class token and patches.
 
+pub(in crate::models) use super::positions::Resize;
 use super::positions::interpolate;
 use crate::models::MAX_BATCH;
 use crate::{Activation, Builder, DType, Dim, GraphError, Mask, Stage, Tensor};
@@ -7,7 +8,7 @@ use serde::Deserialize;
 
 /// A side of a picture or patch; transformers writes one number, or height and width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "neither a number of pixels nor [height, width]")]
 pub enum Size {
     /// A square.
     Side(usize),
@@ -156,20 +157,20 @@ pub(in crate::models) fn pixels<'g>(
     g.input("pixel_values", [batch, channels.into(), h, w], DType::F32, Stage::Request).permute(&[0, 2, 3, 1])
 }
 
-/// `[class; patches] + positions`: `patches [B, h, w, D]`, `class [1, 1, D]`, `table [1 + G, D]` → `[B, 1 + N, D]`.
-/// The table's patches are interpolated to the picture's; its first row is the class token's.
+/// `class + position [B, 1, D]` and `patches + positions [B, N, D]`, of `patches [B, h, w, D]`, `class [1, 1, D]` and
+/// `table [1 + G, D]`. The table's patches are interpolated to the picture's; its first row is the class token's.
 pub(in crate::models) fn class_and_patches<'g>(
     patches: Tensor<'g>,
     class: Tensor<'g>,
     table: Tensor<'g>,
     cut: &Patches,
-) -> Tensor<'g> {
+    resize: Resize,
+) -> (Tensor<'g>, Tensor<'g>) {
     let (shape, width) = (patches.shape().0, patches.shape().last());
     let rows = cut.table[0] * cut.table[1];
-    let positions = interpolate(table.slice(0, 1, rows), cut.table, cut.grid);
+    let positions = interpolate(table.slice(0, 1, rows), cut.table, cut.grid, resize);
     let sequence = patches.reshape([shape[0], cut.count().into(), width.into()]) + positions;
-    let class = (class + table.slice(0, 0, 1)).expand(shape[0]);
-    class.concat(1, &[sequence])
+    ((class + table.slice(0, 0, 1)).expand(shape[0]), sequence)
 }
 
 /// The class token's row of `[B, N, D]`: `[B, D]`.
@@ -186,7 +187,8 @@ pub(in crate::models) struct Projections {
     pub out: &'static str,
 }
 
-/// `out(softmax(q k^T / sqrt(d)) v)` within `x [B, N, D]`; `bias` is that of q, k and v.
+/// `out(softmax(q k^T / sqrt(d)) v)` within `x [B, N, D]`; `bias` is that of q, k and v. All rows may be seen, but for the
+/// mask.
 pub(in crate::models) fn self_attention<'g>(
     x: Tensor<'g>,
     names: &Projections,
@@ -194,8 +196,21 @@ pub(in crate::models) fn self_attention<'g>(
     bias: bool,
     mask: Mask,
 ) -> Tensor<'g> {
+    self_attention_among(x, names, heads, bias, mask, None)
+}
+
+/// The same where no row sees keys outside `visible`, an extent of `N`.
+pub(in crate::models) fn self_attention_among<'g>(
+    x: Tensor<'g>,
+    names: &Projections,
+    heads: usize,
+    bias: bool,
+    mask: Mask,
+    visible: Option<Dim>,
+) -> Tensor<'g> {
     let width = x.shape().last();
     let project = |name| if bias { x.linear(name, width) } else { x.linear_no_bias(name, width) };
-    let (q, k, v) = (project(names.q), project(names.k), project(names.v));
+    let seen = |x: Tensor<'g>| visible.map_or(x, |visible| x.restrict(1, visible));
+    let (q, k, v) = (project(names.q), seen(project(names.k)), seen(project(names.v)));
     q.attention(&[(k, v)], heads, heads, mask).linear(names.out, width)
 }

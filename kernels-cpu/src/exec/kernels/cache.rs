@@ -49,6 +49,8 @@ struct AttentionStep {
     kv_heads: usize,
     head_dim: usize,
     scale: f32,
+    /// Rows of the cache that a row sees.
+    window: usize,
     out: Packed,
 }
 
@@ -69,7 +71,7 @@ pub(super) fn lower_append(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), B
 
 /// Lowers [`Kernel::CachedAttention`].
 pub(super) fn lower_attention(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need), BindError> {
-    let Kernel::CachedAttention { q, k, v, sequence, position, heads, kv_heads, scale, out } =
+    let Kernel::CachedAttention { q, k, v, sequence, position, heads, kv_heads, scale, window, out } =
         &low.step.kernel
     else {
         return Err(super::mismatch(low));
@@ -90,6 +92,7 @@ pub(super) fn lower_attention(low: &Lowering<'_>) -> Result<(Box<dyn Run>, Need)
         kv_heads,
         head_dim,
         scale: *scale,
+        window: window.unwrap_or(usize::MAX),
         out: packed(low, out, width, "out")?,
     };
     if (step.k.count, step.k.length) != (step.v.count, step.v.length) {
@@ -210,21 +213,28 @@ impl Run for AttentionStep {
         // SAFETY: as above.
         let place = |i: usize| unsafe { (*sequence.add(i) as usize, *position.add(i) as usize) };
         let mut first = 0;
-        // Rows that follow one another in one sequence share the tiles of its keys.
+        // Rows that follow one another in one sequence share the tiles of its keys, while they all see its first key; those
+        // from which a window hides it go one by one.
         while first < rows {
             let (cache, start) = place(first);
             let mut count = 1;
-            while first + count < rows && place(first + count) == (cache, start + count) {
+            while first + count < rows
+                && start + count < self.window
+                && place(first + count) == (cache, start + count)
+            {
                 count += 1;
             }
+            let hidden = (start + 1).saturating_sub(self.window);
             let strides = |caches: &Caches| Strides { batch: 0, row: caches.row_stride, head: self.head_dim };
-            let keys = |caches: &Caches| cx.at(&caches.base).wrapping_add(cache * caches.cache_stride);
+            let keys = |caches: &Caches| {
+                cx.at(&caches.base).wrapping_add(cache * caches.cache_stride + hidden * caches.row_stride)
+            };
             let row = |packed: &Packed| cx.at(&packed.base).wrapping_add(first * packed.stride);
             let rows_of = |packed: &Packed| Strides { batch: 0, row: packed.stride, head: self.head_dim };
             let segment = Segment {
                 k: keys(&self.k),
                 v: keys(&self.v),
-                rows: start + count,
+                rows: start + count - hidden,
                 k_strides: strides(&self.k),
                 v_strides: strides(&self.v),
             };
@@ -240,7 +250,7 @@ impl Run for AttentionStep {
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
                 scale: self.scale,
-                mask: Mask::Causal { q_position0: start },
+                mask: Mask::Causal { q_position0: start - hidden },
                 kv_lens: std::ptr::null(),
                 workers: worker.count,
             };

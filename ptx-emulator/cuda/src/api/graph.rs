@@ -159,7 +159,20 @@ entry! { fn cuGraphAddMemsetNode(
     add(d, out, graph, after, n, work)
 }}
 
-entry! { fn cuGraphAddDependencies(d, graph: Handle, from: In<Handle>, to: In<Handle>, n: usize) {
+/// `CUgraphEdgeData`: ports and kind of an edge. All zeros is the only edge that is modelled: the whole of one node before the
+/// whole of another.
+type EdgeData = [u8; 8];
+
+/// Refuses edges that are more than an order.
+fn plain_edges(data: In<EdgeData>, n: usize) -> Outcome {
+    if data.is_null() || data.list(n)?.iter().all(|edge| *edge == [0; 8]) {
+        return Ok(());
+    }
+    Err(Status::NOT_SUPPORTED
+        .because("edges with ports or of another kind (programmatic launches) are not modelled"))
+}
+
+fn add_edges(d: &mut Held, graph: Handle, from: In<Handle>, to: In<Handle>, n: usize) -> Outcome {
     let g = d.graph(graph)?;
     let (from, to) = (g.positions(&from.list(n)?)?, g.positions(&to.list(n)?)?);
     for (a, b) in from.into_iter().zip(to) {
@@ -169,9 +182,20 @@ entry! { fn cuGraphAddDependencies(d, graph: Handle, from: In<Handle>, to: In<Ha
         g.nodes[b].after.push(a);
     }
     Ok(())
+}
+
+entry! { fn cuGraphAddDependencies(d, graph: Handle, from: In<Handle>, to: In<Handle>, n: usize) {
+    add_edges(d, graph, from, to, n)
 }}
 
-entry! { fn cuGraphRemoveDependencies(d, graph: Handle, from: In<Handle>, to: In<Handle>, n: usize) {
+entry! { fn cuGraphAddDependencies_v2(
+    d, graph: Handle, from: In<Handle>, to: In<Handle>, data: In<EdgeData>, n: usize
+) {
+    plain_edges(data, n)?;
+    add_edges(d, graph, from, to, n)
+}}
+
+fn remove_edges(d: &mut Held, graph: Handle, from: In<Handle>, to: In<Handle>, n: usize) -> Outcome {
     let g = d.graph(graph)?;
     let (from, to) = (g.positions(&from.list(n)?)?, g.positions(&to.list(n)?)?);
     for (a, b) in from.into_iter().zip(to) {
@@ -179,6 +203,17 @@ entry! { fn cuGraphRemoveDependencies(d, graph: Handle, from: In<Handle>, to: In
         g.nodes[b].after.remove(at);
     }
     Ok(())
+}
+
+entry! { fn cuGraphRemoveDependencies(d, graph: Handle, from: In<Handle>, to: In<Handle>, n: usize) {
+    remove_edges(d, graph, from, to, n)
+}}
+
+entry! { fn cuGraphRemoveDependencies_v2(
+    d, graph: Handle, from: In<Handle>, to: In<Handle>, data: In<EdgeData>, n: usize
+) {
+    plain_edges(data, n)?;
+    remove_edges(d, graph, from, to, n)
 }}
 
 /// Hands out a list: the count alone when there is no place, else as many as fit and zeros behind.
@@ -202,7 +237,7 @@ entry! { fn cuGraphGetRootNodes(d, graph: Handle, nodes: Out<Handle>, count: Out
     hand_out(list, nodes, count)
 }}
 
-entry! { fn cuGraphGetEdges(d, graph: Handle, from: Out<Handle>, to: Out<Handle>, count: Out<usize>) {
+fn edges(d: &mut Held, graph: Handle, from: Out<Handle>, to: Out<Handle>, count: Out<usize>) -> Outcome {
     let nodes = &d.graph(graph)?.nodes;
     let edges: Vec<(Handle, Handle)> =
         nodes.iter().flat_map(|n| n.after.iter().map(|a| (nodes[*a].handle, n.handle))).collect();
@@ -214,7 +249,26 @@ entry! { fn cuGraphGetEdges(d, graph: Handle, from: Out<Handle>, to: Out<Handle>
     let mut again = room;
     hand_out(a, from, count)?;
     hand_out(b, to, if to.is_null() { count } else { Out::from(&mut again) })
+}
+
+entry! { fn cuGraphGetEdges(d, graph: Handle, from: Out<Handle>, to: Out<Handle>, count: Out<usize>) {
+    edges(d, graph, from, to, count)
 }}
+
+entry! { fn cuGraphGetEdges_v2(
+    d, graph: Handle, from: Out<Handle>, to: Out<Handle>, data: Out<EdgeData>, count: Out<usize>
+) {
+    edges(d, graph, from, to, count)?;
+    hand_out_data(data, from.is_null(), count)
+}}
+
+/// Says of each edge that was handed out that it is plain.
+fn hand_out_data(data: Out<EdgeData>, counted_only: bool, count: Out<usize>) -> Outcome {
+    if !data.is_null() && !counted_only {
+        data.set_all(std::iter::repeat_n([0; 8], count.get()?))?;
+    }
+    Ok(())
+}
 
 entry! { fn cuGraphNodeGetType(d, node: Handle, kind: Out<c_uint>) {
     Ok(kind.set(d.node(node)?.work.kind())?)
@@ -240,6 +294,22 @@ entry! { fn cuGraphNodeGetDependencies(d, node: Handle, out: Out<Handle>, count:
 entry! { fn cuGraphNodeGetDependentNodes(d, node: Handle, out: Out<Handle>, count: Out<usize>) {
     let list = neighbours(d, node, false)?;
     hand_out(list, out, count)
+}}
+
+entry! { fn cuGraphNodeGetDependencies_v2(
+    d, node: Handle, out: Out<Handle>, data: Out<EdgeData>, count: Out<usize>
+) {
+    let list = neighbours(d, node, true)?;
+    hand_out(list, out, count)?;
+    hand_out_data(data, out.is_null(), count)
+}}
+
+entry! { fn cuGraphNodeGetDependentNodes_v2(
+    d, node: Handle, out: Out<Handle>, data: Out<EdgeData>, count: Out<usize>
+) {
+    let list = neighbours(d, node, false)?;
+    hand_out(list, out, count)?;
+    hand_out_data(data, out.is_null(), count)
 }}
 
 entry! { fn cuGraphDestroyNode(d, node: Handle) {

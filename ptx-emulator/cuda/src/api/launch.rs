@@ -77,9 +77,7 @@ pub fn prepare(
 
 /// A launch beyond the limits of the GPU is a finding as well as an error.
 fn refuse(d: &mut Held, kernel: &str, status: Status, message: String) -> crate::driver::Refusal {
-    if d.settings.options.checks.resource {
-        d.report.host_finding(FindingKind::Resource, kernel, None, message.clone());
-    }
+    d.report.host_finding(FindingKind::Resource, kernel, None, message.clone());
     status.because(message)
 }
 

@@ -3,7 +3,7 @@
 use super::module;
 use crate::abi::{Handle, Image, Out, Text};
 use crate::status::Status;
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 
 entry! { fn cuLibraryLoadData(
     d, out: Out<Handle>, image: Image, _jit: *const c_void, _jit_values: *const c_void, _jit_count: c_uint,
@@ -57,4 +57,21 @@ entry! { fn cuKernelSetCacheConfig(d, kernel: Handle, config: c_uint, device: c_
     d.check_device(device)?;
     d.functions.get(&kernel).ok_or(Status::INVALID_HANDLE)?;
     if config > 3 { Err(Status::INVALID_VALUE.into()) } else { Ok(()) }
+}}
+
+entry! { fn cuKernelGetName(d, out: Out<*const c_char>, kernel: Handle) { module::name(d, out, kernel) } }
+
+entry! { fn cuKernelGetLibrary(d, out: Out<Handle>, kernel: Handle) {
+    let library = d.functions.get(&kernel).ok_or(Status::INVALID_HANDLE)?.module;
+    Ok(out.set(library)?)
+}}
+
+entry! { fn cuKernelGetParamInfo(d, kernel: Handle, index: usize, offset: Out<usize>, size: Out<usize>) {
+    module::parameter(d, kernel, index, offset, size)
+}}
+
+entry! { fn cuLibraryGetKernelCount(d, out: Out<c_uint>, library: Handle) { module::count(d, out, library) } }
+
+entry! { fn cuLibraryEnumerateKernels(d, out: Out<Handle>, n: c_uint, library: Handle) {
+    module::enumerate(d, out, n, library)
 }}

@@ -116,8 +116,13 @@ pub fn function(d: &mut Held, module: Handle, name: &str) -> Outcome<Handle> {
         );
     };
     let room = d.settings.gpu.shared_per_block.saturating_sub(f.shared_bytes);
-    let function =
-        Function { module, name: name.into(), max_dynamic_shared: room, attributes: BTreeMap::new() };
+    let function = Function {
+        module,
+        name: name.into(),
+        c_name: std::ffi::CString::new(name).map_err(|_| Status::NOT_FOUND)?,
+        max_dynamic_shared: room,
+        attributes: BTreeMap::new(),
+    };
     let handle = d.handle();
     d.functions.insert(handle, function);
     if let Some(entry) = d.modules.get_mut(&module) {
@@ -233,4 +238,54 @@ entry! { fn cuFuncSetCacheConfig(d, function: Handle, config: c_uint) {
 entry! { fn cuFuncSetSharedMemConfig(d, function: Handle, config: c_uint) {
     d.functions.get(&function).ok_or(Status::INVALID_HANDLE)?;
     if config > 2 { Err(Status::INVALID_VALUE.into()) } else { Ok(()) }
+}}
+
+/// The name of a kernel, as long as its module is loaded.
+pub fn name(d: &Held, out: Out<*const c_char>, function: Handle) -> Outcome {
+    let f = d.functions.get(&function).ok_or(Status::INVALID_HANDLE)?;
+    Ok(out.set(f.c_name.as_ptr())?)
+}
+
+/// Offset and size of a parameter.
+pub fn parameter(d: &Held, function: Handle, index: usize, offset: Out<usize>, size: Out<usize>) -> Outcome {
+    let f = d.functions.get(&function).ok_or(Status::INVALID_HANDLE)?;
+    let entry = d.modules.get(&f.module).ok_or(Status::INVALID_HANDLE)?;
+    let kernel = entry.loaded.module().kernel(&f.name).ok_or(Status::INVALID_HANDLE)?;
+    let parameter = kernel.params.get(index).ok_or_else(|| {
+        Status::INVALID_VALUE.because(format!("parameter {index}; '{}' has {}", f.name, kernel.params.len()))
+    })?;
+    offset.set(parameter.offset as usize)?;
+    Ok(size.set_if(parameter.bytes as usize)?)
+}
+
+/// How many kernels a module has.
+pub fn count(d: &Held, out: Out<c_uint>, module: Handle) -> Outcome {
+    let entry = d.modules.get(&module).ok_or(Status::INVALID_HANDLE)?;
+    Ok(out.set(entry.loaded.module().kernels().count() as c_uint)?)
+}
+
+/// The kernels of a module, `n` at most.
+pub fn enumerate(d: &mut Held, out: Out<Handle>, n: c_uint, module: Handle) -> Outcome {
+    let entry = d.modules.get(&module).ok_or(Status::INVALID_HANDLE)?;
+    let names: Vec<String> = entry.loaded.module().kernels().take(n as usize).map(str::to_owned).collect();
+    let handles = names.iter().map(|name| function(d, module, name)).collect::<Result<Vec<_>, _>>()?;
+    Ok(out.set_all(handles)?)
+}
+
+entry! { fn cuFuncGetName(d, out: Out<*const c_char>, function: Handle) { name(d, out, function) } }
+entry! { fn cuFuncGetParamInfo(d, function: Handle, index: usize, offset: Out<usize>, size: Out<usize>) {
+    parameter(d, function, index, offset, size)
+}}
+entry! { fn cuFuncIsLoaded(d, state: Out<c_uint>, function: Handle) {
+    d.functions.get(&function).ok_or(Status::INVALID_HANDLE)?;
+    // Loaded.
+    Ok(state.set(1)?)
+}}
+entry! { fn cuFuncLoad(d, function: Handle) {
+    d.functions.get(&function).ok_or(Status::INVALID_HANDLE)?;
+    Ok(())
+}}
+entry! { fn cuModuleGetFunctionCount(d, out: Out<c_uint>, module: Handle) { count(d, out, module) } }
+entry! { fn cuModuleEnumerateFunctions(d, out: Out<Handle>, n: c_uint, module: Handle) {
+    enumerate(d, out, n, module)
 }}

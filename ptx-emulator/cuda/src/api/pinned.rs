@@ -89,6 +89,7 @@ entry! { fn cuMemHostUnregister(d, pointer: *mut c_void) {
         Some(Pinned { memory: None, .. }) => {}
         _ => return Err(Status::HOST_MEMORY_NOT_REGISTERED.into()),
     }
+    report_pending(d, pointer as usize);
     settle(d)?;
     d.pinned.remove(&(pointer as usize));
     Ok(())

@@ -110,8 +110,22 @@ extern "C" fn ptx_emulator_report(out: Out<c_char>, len: usize, clear: c_int) ->
     needed
 }
 
-/// The address of an entry point of this library. `per_thread` prefers the symbol for per-thread default streams.
-fn find(name: &str, per_thread: bool) -> Option<*mut c_void> {
+/// Symbols that a name stands for from CUDA 13.0 on; for an older program it is the version before.
+const FROM_13: [&str; 9] = [
+    "cuGraphAddDependencies_v2",
+    "cuGraphAddNode_v2",
+    "cuGraphGetEdges_v2",
+    "cuGraphNodeGetDependencies_v2",
+    "cuGraphNodeGetDependentNodes_v2",
+    "cuGraphRemoveDependencies_v2",
+    "cuStreamGetCaptureInfo_v3",
+    "cuStreamGetCtx_v2",
+    "cuStreamUpdateCaptureDependencies_v2",
+];
+
+/// The address of an entry point of this library, for a program of a CUDA version. `per_thread` prefers the symbol for per-thread
+/// default streams.
+fn find(name: &str, per_thread: bool, cuda: c_int) -> Option<*mut c_void> {
     let mut info = DlInfo {
         file: std::ptr::null(),
         base: std::ptr::null_mut(),
@@ -132,6 +146,9 @@ fn find(name: &str, per_thread: bool) -> Option<*mut c_void> {
     let versions = ["_v3", "_v2", ""];
     for twin in twins {
         for version in versions {
+            if !version.is_empty() && cuda < 13000 && FROM_13.contains(&format!("{name}{version}").as_str()) {
+                continue;
+            }
             let symbol = std::ffi::CString::new(format!("{name}{version}{twin}")).ok()?;
             // SAFETY: the handle is open and the name ends in a zero byte.
             let found = unsafe { dlsym(library, symbol.as_ptr()) };
@@ -156,9 +173,8 @@ extern "C" fn cuGetProcAddress_v2(
     status: Out<u32>,
 ) -> u32 {
     call_free(|| {
-        let _ = version;
         // CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM is bit 1.
-        let found = find(&name.get()?, flags & 2 != 0);
+        let found = find(&name.get()?, flags & 2 != 0, version);
         status.set_if(if found.is_some() { 0 } else { 1 })?;
         out.set(found.unwrap_or(std::ptr::null_mut()))?;
         found.map(|_| ()).ok_or(Status::NOT_FOUND)

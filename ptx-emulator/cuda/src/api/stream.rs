@@ -141,6 +141,13 @@ entry! { fn cuStreamGetCtx | cuStreamGetCtx_ptsz(d, stream: Handle, context: Out
     Ok(context.set(d.streams[&stream].context)?)
 }}
 
+entry! { fn cuStreamGetDevice | cuStreamGetDevice_ptsz(d, stream: Handle, device: Out<c_int>) {
+    let stream = d.resolve_stream(stream)?;
+    let context = d.streams[&stream].context;
+    let ordinal = d.contexts.get(&context).ok_or(Status::INVALID_CONTEXT)?.device;
+    Ok(device.set(ordinal)?)
+}}
+
 fn begin(d: &mut Held, stream: Handle, mode: c_uint) -> Outcome {
     let stream = d.resolve_stream(stream)?;
     d.current()?;

@@ -2,8 +2,9 @@
 
 #![allow(dead_code)]
 
+use ptx_emulator::stand_in::StandIn;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 /// Set in the child: the name of the test whose body it runs.
 const CHILD: &str = "PTX_EMULATOR_TEST_CHILD";
@@ -20,12 +21,8 @@ pub fn library() -> PathBuf {
 }
 
 /// A folder in which the stand-in has the names that loaders look for.
-pub fn stand_in() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    for name in ["libcuda.so.1", "libcuda.so"] {
-        std::os::unix::fs::symlink(library(), folder.path().join(name)).expect("a link");
-    }
-    folder
+pub fn stand_in() -> StandIn {
+    StandIn::new(&library()).expect("a folder with links")
 }
 
 /// What a child left behind.
@@ -72,17 +69,12 @@ pub fn run(name: &str, variables: &[(&str, &str)], body: impl FnOnce()) -> Ran {
         // Leave as a program does: with the exit handlers, and without the parent's part of the test.
         std::process::exit(0);
     }
-    let folder = stand_in();
-    let report = folder.path().join("report.json");
-    let mut command = Command::new(std::env::current_exe().expect("the path of the test"));
+    let stand_in = stand_in();
+    let mut command = stand_in.command(std::env::current_exe().expect("the path of the test").as_os_str());
     command.args([name, "--exact", "--nocapture", "--test-threads=1"]);
-    command.env(CHILD, name).env("LD_LIBRARY_PATH", folder.path()).env("PTX_EMULATOR_REPORT", &report);
-    for (key, value) in variables {
-        command.env(key, value);
-    }
+    command.env(CHILD, name).envs(variables.iter().copied());
     let output = command.output().expect("the child starts");
-    let report = read_report(&report);
-    let ran = Ran { output, report };
+    let ran = Ran { output, report: stand_in.report() };
     assert!(
         ran.output.status.success(),
         "the child failed:\n{}\n{}\nreport: {:#}",
