@@ -243,6 +243,7 @@ pub fn work() -> impl Iterator<Item = (Option<i32>, [usize; 2])> {
         (None, [64, 30]),
         (Some(0), [150, 0]),
         (Some(1), [150, 0]),
+        (Some(20), [250, 0]),
         (Some(63), [214, 0]),
         (Some(-1), [200, 0]),
         (Some(-70), [200, 0]),
@@ -258,7 +259,7 @@ pub fn work() -> impl Iterator<Item = (Option<i32>, [usize; 2])> {
 fn an_infinity_stays_where_it_is() {
     everywhere(|emulated| {
         let case = Case { q_len: 20, ..PLAIN };
-        for kv_len in [[5, 0], [70, 0], [5, 70]] {
+        for kv_len in [[5, 0], [70, 0], [130, 0], [5, 70]] {
             run(emulated, Case { kv_len, infinite: Some(Infinite::Value), ..case });
             let key = Case { kv_len, opposed: true, infinite: Some(Infinite::Key), ..case };
             run(emulated, Case { head_dim: 40, ..key });

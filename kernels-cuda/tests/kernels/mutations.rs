@@ -96,7 +96,7 @@ fn attention_cases() -> Vec<Case<'static>> {
         call("unseen", Call { q_len: 30, kv_len: [70, 3], causal: Some(-10), ..PLAIN }),
         call("all_unseen", Call { q_len: 5, kv_len: [70, 3], causal: Some(-10), ..PLAIN }),
         case("infinities", move |e| {
-            for kv_len in [[5, 0], [70, 0], [5, 70]] {
+            for kv_len in [[5, 0], [70, 0], [130, 0], [5, 70]] {
                 run(e, Call { q_len: 17, kv_len, infinite: Some(Infinite::Value), ..PLAIN });
                 let key = Call { opposed: true, infinite: Some(Infinite::Key), ..PLAIN };
                 run(e, Call { q_len: 17, kv_len, head_dim: 40, ..key });
