@@ -2,6 +2,7 @@
 not have. Needs `pip install torch diffusers safetensors`.
 
     python tests/make_goldens_diffusion.py OUT     # writes OUT/<case>/{config.json,model.safetensors,io.safetensors}
+    python tests/make_goldens_diffusion.py OUT --small   # those that are checked in
     python tests/make_goldens_diffusion.py OUT --check target/release/selftok   # and runs and compares them
 """
 
@@ -24,6 +25,9 @@ SD3 = dict(sample_size=8, patch_size=2, in_channels=16, num_layers=3, attention_
 DIT = dict(sample_size=8, patch_size=2, num_layers=2, attention_head_dim=16, num_attention_heads=2,
            num_embeds_ada_norm=10, in_channels=4, out_channels=8)
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+# Small enough to be checked in, below tests/golden/models: `python tests/make_goldens_diffusion.py tests/golden/models --small`.
+SMALL = ("sd3.dual", "dit.affine", "unet_sd15.orders")
 
 # name: (class, options, [h, w], solvers with the scheduler that each is judged by)
 CASES = {
@@ -49,9 +53,17 @@ CASES = {
         "ddim": DDIMScheduler(clip_sample=False)}),
     "dit_large": (DiTTransformer2DModel, dict(DIT, out_channels=4), [12, 12], {}),
     "dit_patch": (DiTTransformer2DModel, dict(DIT, patch_size=4, num_embeds_ada_norm=3000, sample_size=16), [16, 16], {}),
-    "dit_affine": (DiTTransformer2DModel, dict(DIT, patch_size=1, norm_elementwise_affine=True, norm_eps=1e-3), [4, 4], {}),
+    "dit.affine": (DiTTransformer2DModel, dict(DIT, patch_size=1, norm_elementwise_affine=True, norm_eps=1e-3), [4, 4], {}),
     "sd3_patch": (SD3Transformer2DModel, dict(SD3, patch_size=1, in_channels=5, out_channels=3, num_layers=1), [5, 11], {}),
     "sd35_last": (SD3Transformer2DModel, dict(SD3, qk_norm="rms_norm", dual_attention_layers=(2,)), [24, 2], {}),
+    "sd3.dual": (SD3Transformer2DModel, dict(
+        SD3, qk_norm="rms_norm", dual_attention_layers=(0, 1), num_layers=2, attention_head_dim=8, caption_projection_dim=16),
+                 [8, 12], {"euler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.05)}),
+    "unet_sd15.orders": (UNet2DConditionModel, dict(
+        UNET, block_out_channels=(8, 16), norm_num_groups=4, cross_attention_dim=12, attention_head_dim=(2, 4),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        use_linear_projection=True, mid_block_type=None), [6, 10], {
+        "euler": EulerDiscreteScheduler(beta_schedule="squaredcos_cap_v2", use_karras_sigmas=True, final_sigmas_type="sigma_min")}),
     "unet_one": (UNet2DConditionModel, dict(UNET, block_out_channels=(32,), down_block_types=("CrossAttnDownBlock2D",),
                  up_block_types=("CrossAttnUpBlock2D",), layers_per_block=3, in_channels=9, out_channels=5), [7, 5], {}),
     "unet_middle": (UNet2DConditionModel, dict(UNET, mid_block_type=None, norm_eps=1e-4, conv_in_kernel=5,
@@ -97,7 +109,10 @@ def make(name, folder):
     ask = lambda x, t, c: model(x, timestep=t, **c).sample
     io["out"] = ask(io["sample"], io["timestep"], given)
     for solver, scheduler in solvers.items():
-        scheduler.set_timesteps(6)
+        patches = latent[0] * latent[1] // options.get("patch_size", 1) ** 2
+        # As StableDiffusion3Pipeline's calculate_shift with the scheduler's defaults.
+        shift = dict(mu=0.5 + (1.15 - 0.5) / (4096 - 256) * (patches - 256)) if scheduler.config.get("use_dynamic_shifting") else {}
+        scheduler.set_timesteps(6, **shift)
         x = io["sample"] * getattr(scheduler, "init_noise_sigma", 1.0)
         for t in scheduler.timesteps:
             asked = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
@@ -150,7 +165,7 @@ def refuse(case, field, value, root, program):
 
 if __name__ == "__main__":
     root = pathlib.Path(sys.argv[1])
-    for name in CASES:
+    for name in SMALL if "--small" in sys.argv else CASES:
         make(name, root / name)
     if "--check" in sys.argv:
         program = sys.argv[sys.argv.index("--check") + 1]

@@ -264,6 +264,10 @@ impl SchedulerConfig {
         if self.use_karras_sigmas == Some(true) && self.use_exponential_sigmas == Some(true) {
             return Err(refused("use_exponential_sigmas", "true".into(), "false with use_karras_sigmas"));
         }
+        // Its times are these levels' cut to whole numbers, and the first lies within 1e-6 of one.
+        if self.use_exponential_sigmas == Some(true) && solver == Solver::DpmSolverPp2M {
+            return Err(refused("use_exponential_sigmas", "true".into(), "false with dpmpp2m"));
+        }
         if !(1..=2).contains(&self.solver_order) && solver == Solver::DpmSolverPp2M {
             return Err(refused("solver_order", self.solver_order.to_string(), "1 or 2"));
         }
