@@ -7,7 +7,7 @@ use selftok_workspace::{Golden, assert_within_f32, path};
 
 fn network(case: &str) -> Network {
     let text = std::fs::read_to_string(path("tests/golden/models").join(case).join("config.json")).unwrap();
-    match case {
+    match case.split('.').next().unwrap() {
         "unet_sd15" => Network::Unet(serde_json::from_str(&text).unwrap()),
         "dit" => Network::Dit(serde_json::from_str(&text).unwrap()),
         _ => Network::Mmdit(serde_json::from_str(&text).unwrap()),
@@ -47,4 +47,19 @@ fn dit_answers_what_diffusers_does() {
 #[test]
 fn the_mmdit_answers_what_diffusers_does() {
     judge("sd3");
+}
+
+#[test]
+fn doubled_attention_and_normalised_queries_are_those_of_diffusers() {
+    judge("sd3.dual");
+}
+
+#[test]
+fn other_patches_and_norms_with_weights_are_those_of_diffusers() {
+    judge("dit.affine");
+}
+
+#[test]
+fn blocks_in_another_order_without_a_middle_are_those_of_diffusers() {
+    judge("unet_sd15.orders");
 }

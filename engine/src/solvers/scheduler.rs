@@ -186,9 +186,12 @@ impl Default for SchedulerConfig {
     }
 }
 
+/// A field, the solvers whose scheduler reads it, whether a value will do, and what would.
+type Fixed = (&'static str, &'static [Solver], fn(&Value) -> bool, &'static str);
+
 /// Fields that ask for what a solver here does not do, with the only value that it does; null always will. Schedulers that know
 /// no such field do not look at it, so neither does the solver of their kind.
-const FIXED: [(&str, &[Solver], fn(&Value) -> bool, &str); 12] = {
+const FIXED: [Fixed; 12] = {
     use Solver::{Ddim, DpmSolverPp2M, Euler, Heun};
     const ALL: &[Solver] = &[Ddim, Euler, Heun, DpmSolverPp2M, Solver::Midpoint, Solver::AdamsBashforth2];
     const fn no(value: &Value) -> bool {
@@ -263,6 +266,10 @@ impl SchedulerConfig {
         }
         if self.use_karras_sigmas == Some(true) && self.use_exponential_sigmas == Some(true) {
             return Err(refused("use_exponential_sigmas", "true".into(), "false with use_karras_sigmas"));
+        }
+        // Its times are these levels' cut to whole numbers, and the first lies within 1e-6 of one.
+        if self.use_exponential_sigmas == Some(true) && solver == Solver::DpmSolverPp2M {
+            return Err(refused("use_exponential_sigmas", "true".into(), "false with dpmpp2m"));
         }
         if !(1..=2).contains(&self.solver_order) && solver == Solver::DpmSolverPp2M {
             return Err(refused("solver_order", self.solver_order.to_string(), "1 or 2"));
@@ -355,6 +362,8 @@ mod tests {
         assert!(noise(r#"{"trained_betas": [0.1]}"#, Solver::Ddim).contains("trained_betas = [0.1]"));
         assert!(noise(r#"{"clip_sample": true}"#, Solver::Ddim).contains("clip_sample"));
         assert!(noise(r#"{"solver_order": 3}"#, Solver::DpmSolverPp2M).contains("solver_order = 3"));
+        let exponential = r#"{"use_exponential_sigmas": true}"#;
+        assert!(noise(exponential, Solver::DpmSolverPp2M).contains("false with dpmpp2m"));
         assert!(noise(r#"{"algorithm_type": "sde-dpmsolver++"}"#, Solver::DpmSolverPp2M).contains("sde-dpm"));
         let euler = r#"{"clip_sample": true, "algorithm_type": "dpmsolver", "solver_order": 3, "trained_betas": null}"#;
         let config: SchedulerConfig = serde_json::from_str(euler).unwrap();
