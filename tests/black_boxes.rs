@@ -29,6 +29,42 @@ fn run(case: &str) {
 }
 
 #[test]
+fn an_autoencoder_runs_both_ways_and_with_the_reference_librarys_own_scale() {
+    let device = Device::cpu(CpuOptions { threads: 2, ..CpuOptions::default() }).unwrap();
+    let folder = path("tests/golden/models/autoencoder.quant");
+    let network = networks::open(&folder, &device).unwrap();
+    let recording = NamedTensors::open(folder.join("io.safetensors")).unwrap();
+    let (scale, shift) = (0.7, 0.2);
+    let of = |name: &str| {
+        let tensor = recording.get(name).unwrap();
+        Array::from_f32(&tensor.shape, recording.f32(name).unwrap())
+    };
+    let scaled = |x: &Array| Array::new(&x.shape, x.data.iter().map(|x| (x - shift) * scale).collect());
+    let run = |input: &str, values: &Array, results: &[(&str, Array)]| {
+        let numbers = values.data.iter().map(|&x| x as f32).collect();
+        let given = NamedTensors::new().with(input, &values.shape, Values::F32(numbers)).unwrap();
+        let out = network.run(&given).unwrap();
+        assert_eq!(out.iter().count(), results.len(), "{}", out.describe());
+        for (name, expected) in results {
+            let found = Array::from_f32(&out.get(name).unwrap().shape, out.f32(name).unwrap());
+            assert_close(&format!("{input} to {name}"), &found, expected, TOLERANCE);
+        }
+    };
+    let (mean, z) = (of("encode.mean"), of("decode.z"));
+    run("sample", &of("sample"), &[("out", of("out"))]);
+    run("pixel_values", &of("sample"), &[("latent", scaled(&mean)), ("mean", mean)]);
+    run("z", &z, &[("out", of("decode.out"))]);
+    run("latent", &scaled(&z), &[("pixel_values", of("decode.out"))]);
+
+    let both = recording.clone().with("z", &[1, 4, 1, 1], Values::F32(vec![0.0; 4])).unwrap();
+    let error = network.run(&both).unwrap_err().to_string();
+    assert!(error.contains("input 'z' is not one of this network; expected one input"), "{error}");
+    let wrong = NamedTensors::new().with("sample", &[1, 4, 8, 8], Values::F32(vec![0.0; 256])).unwrap();
+    let error = network.run(&wrong).unwrap_err().to_string();
+    assert!(error.contains("'sample' has the shape [1, 4, 8, 8]; expected 3 channels"), "{error}");
+}
+
+#[test]
 fn dinov2_with_registers_resizes_its_positions_with_antialiasing() {
     run("dinov2.registers");
 }

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import torch
-from diffusers import (DDIMScheduler, DiTTransformer2DModel, DPMSolverMultistepScheduler,
+from diffusers import (AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, DPMSolverMultistepScheduler,
                        EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler,
                        SD3Transformer2DModel, UNet2DConditionModel)
 from safetensors.torch import load_file, save_file
@@ -27,7 +27,7 @@ DIT = dict(sample_size=8, patch_size=2, num_layers=2, attention_head_dim=16, num
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
 # Small enough to be checked in, below tests/golden/models: `python tests/make_goldens_diffusion.py tests/golden/models --small`.
-SMALL = ("sd3.dual", "dit.affine", "unet_sd15.orders")
+SMALL = ("sd3.dual", "dit.affine", "unet_sd15.orders", "autoencoder.quant")
 
 # name: (class, options, [h, w], solvers with the scheduler that each is judged by)
 CASES = {
@@ -72,6 +72,17 @@ CASES = {
         UNET, block_out_channels=(32, 32, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=(2, 1, 1),
         transformer_layers_per_block=(1, 1, 2), attention_head_dim=(2, 4, 8), cross_attention_dim=32), [4, 12], {}),
+}
+
+VAE = dict(block_out_channels=(8, 16, 24), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 3,
+           up_block_types=("UpDecoderBlock2D",) * 3)
+
+# name: (options, [H, W])
+AUTOENCODERS = {
+    "autoencoder.quant": (dict(VAE, scaling_factor=0.7, shift_factor=0.2), [20, 12]),
+    "autoencoder_one": (dict(VAE, use_quant_conv=False, mid_block_add_attention=False, latent_channels=7, layers_per_block=2),
+                        [8, 32]),
+    "autoencoder_post": (dict(VAE, use_post_quant_conv=False, in_channels=1, out_channels=1), [24, 24]),
 }
 
 # What the engine does not do: options of the case of that name that must be refused by the field that they change.
@@ -133,6 +144,25 @@ def make(name, folder):
     save_file({k: v.contiguous() for k, v in io.items()}, folder / "io.safetensors")
 
 
+@torch.no_grad()
+def make_autoencoder(name, folder):
+    options, size = AUTOENCODERS[name]
+    torch.manual_seed(sum(map(ord, name)))
+    model = AutoencoderKL(**options).eval()
+    for p in model.parameters():
+        p.copy_(p + 0.05 * torch.randn_like(p))
+    sample = torch.randn(2, model.config.in_channels, *size)
+    mean = model.encode(sample).latent_dist.mode()
+    z = torch.randn_like(mean)
+    # Names with a dot are notes to whoever runs the recording whole.
+    io = {"sample": sample, "out": model(sample).sample, "encode.mean": mean, "decode.z": z, "decode.out": model.decode(z).sample}
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {k: v for k, v in model.config.items() if not k.startswith("_")}
+    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **config}, indent=1, default=list))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    save_file({k: v.contiguous() for k, v in io.items()}, folder / "io.safetensors")
+
+
 def check(name, folder, program):
     io, worst = load_file(folder / "io.safetensors"), 0.0
     runs = {"out": ["run"]}
@@ -165,10 +195,11 @@ def refuse(case, field, value, root, program):
 
 if __name__ == "__main__":
     root = pathlib.Path(sys.argv[1])
-    for name in SMALL if "--small" in sys.argv else CASES:
-        make(name, root / name)
+    cases = [*CASES, *AUTOENCODERS]
+    for name in SMALL if "--small" in sys.argv else cases:
+        (make_autoencoder if name in AUTOENCODERS else make)(name, root / name)
     if "--check" in sys.argv:
         program = sys.argv[sys.argv.index("--check") + 1]
-        good = [check(name, root / name, program) for name in CASES]
+        good = [check(name, root / name, program) for name in cases]
         good += [refuse(*what, root, program) for what in REFUSED]
         sys.exit(0 if all(good) else 1)

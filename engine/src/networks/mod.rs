@@ -4,6 +4,7 @@
 //! first met; the latest few stay bound. A new kind of network is one row of [`REGISTRY`] and an [`Architecture`].
 
 mod architecture;
+mod autoencoder;
 mod causal;
 mod clip;
 mod diffusion;
@@ -58,6 +59,7 @@ pub type Open = fn(&Folder<'_>) -> Result<Box<dyn Architecture>, Error>;
 
 /// The kinds of network, by what `model_type` (Hugging Face) or `_class_name` (diffusers) says.
 pub const REGISTRY: &[(&str, Open)] = &[
+    ("AutoencoderKL", autoencoder::open),
     ("DiTTransformer2DModel", diffusion::open_dit),
     ("SD3Transformer2DModel", diffusion::open_mmdit),
     ("UNet2DConditionModel", diffusion::open_unet),

@@ -162,7 +162,7 @@ impl Config {
     }
 
     /// The latent's mean before scaling.
-    pub(super) fn shift(&self) -> f32 {
+    pub fn shift(&self) -> f32 {
         self.shift_factor.unwrap_or(0.0)
     }
 }
