@@ -4,9 +4,16 @@
 use selftok::generate::{CausalModel, Message, Options, Prompt, Sessions, TextStream};
 use selftok::{Activations, CpuOptions, Device};
 use selftok_workspace::path;
+use std::sync::OnceLock;
 
 /// The file, fetched where it is not there; `None`, said aloud, without network.
 fn file() -> Option<std::path::PathBuf> {
+    // Once, for the tests of this binary run at the same time.
+    static FETCHED: OnceLock<Option<std::path::PathBuf>> = OnceLock::new();
+    FETCHED.get_or_init(fetch).clone()
+}
+
+fn fetch() -> Option<std::path::PathBuf> {
     let done = std::process::Command::new(path("tests/real_models/smollm2.sh")).status();
     match done.ok().and_then(|status| status.code()) {
         Some(0) => Some(path("target/real_models/SmolLM2-135M-Instruct.Q4_1.gguf")),
