@@ -9,6 +9,7 @@ pub mod avx2;
 pub mod avx512;
 pub mod blocks;
 pub mod bytes;
+mod entries;
 pub mod formulas;
 pub mod gemm;
 pub mod lanes;

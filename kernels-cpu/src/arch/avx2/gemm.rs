@@ -6,52 +6,9 @@ use super::math::Ymm;
 use crate::arch::Lanes;
 use crate::arch::blocks::{self, A_BLOCK_WORDS, BLOCK, Q4_0, Q4_1, Q8_0};
 use crate::arch::bytes::{self, A_BYTE_WORDS};
+use crate::arch::entries::{block_tiles, dense_tiles, row_entries, tables, tiles};
 use crate::arch::gemm::*;
 use std::arch::x86_64::*;
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_f32<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { tile::<Ymm, F32, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_widened<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { tile::<Ymm, Bf16Widened, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn finish_tile(tile: &TileOut<'_>) {
-    // SAFETY: passed on from the caller.
-    unsafe { finish::<Ymm>(tile) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn copy_row_f32(from: *const f32, len: usize, row: *mut f32, at: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe { copy_f32(from, len, row, at) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn copy_row_rounded(from: *const f32, len: usize, row: *mut f32, at: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe { copy_rounded(from, len, row, at) }
-}
 
 /// Blocks of 8 rows by 8 words: pairs, then fours of rows are interleaved within each half of a register, then halves
 /// are exchanged.
@@ -105,7 +62,7 @@ unsafe fn transpose_words(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
+pub(in crate::arch) unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
     // SAFETY: the caller vouches for `len` elements on both sides; whole vectors of 8 end at or before `len`.
     unsafe {
         let mut i = 0;
@@ -117,199 +74,21 @@ unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_q8_0<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { blocks::tile::<Ymm, Q8_0, MR, NV>(a, b, u, c, first) }
-}
+dense_tiles!(
+    #[target_feature(enable = "avx2,fma,f16c")]
+    Ymm: tile_f32 = F32, tile_widened = Bf16Widened, tile_f16_wide = F16Widened
+);
+block_tiles!(
+    #[target_feature(enable = "avx2,fma,f16c")]
+    blocks, Ymm: tile_q8_0 = Q8_0, tile_q4_0 = Q4_0, tile_q4_1 = Q4_1
+);
+block_tiles!(
+    #[target_feature(enable = "avx2,fma,f16c")]
+    bytes, Ymm: tile_q8_0_int8 = Q8_0, tile_q4_0_int8 = Q4_0, tile_q4_1_int8 = Q4_1
+);
+row_entries!(
+    #[target_feature(enable = "avx2,fma,f16c")]
+    Ymm
+);
 
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_q4_0<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { blocks::tile::<Ymm, Q4_0, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_q4_1<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { blocks::tile::<Ymm, Q4_1, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn copy_row_blocks(from: *const f32, len: usize, row: *mut f32, at: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe { blocks::copy_with_sums(from, len, row, at) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_f16_wide<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { tile::<Ymm, F16Widened, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_q8_0_int8<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { bytes::tile::<Ymm, Q8_0, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_q4_0_int8<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { bytes::tile::<Ymm, Q4_0, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_q4_1_int8<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { bytes::tile::<Ymm, Q4_1, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn copy_row_bytes(from: *const f32, len: usize, row: *mut f32, at: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe { bytes::copy_rounded_to_bytes::<Ymm>(from, len, row, at) }
-}
-
-macro_rules! tiles {
-    ($f:ident, $ahead:literal: $($mr:literal)*) => { &[$([$f::<$mr, 1, $ahead> as Tile, $f::<$mr, 2, $ahead>]),*] };
-}
-
-/// f32 by f32.
-pub static F32_KERNELS: GemmKernels = GemmKernels {
-    rows: 6,
-    lanes: 8,
-    unit: 1,
-    a_words: 1,
-    b_words: 1,
-    tiles: tiles!(tile_f32, true: 1 2 3 4 5 6),
-    streams: tiles!(tile_f32, false: 1 2 3 4 5 6),
-    copy_row: copy_row_f32,
-    finish: finish_tile,
-    transpose: transpose_words,
-    widen_f16: widen_row_f16,
-};
-
-/// bf16 by bf16, widened.
-pub static WIDENED_KERNELS: GemmKernels = GemmKernels {
-    unit: 2,
-    a_words: 2,
-    tiles: tiles!(tile_widened, true: 1 2 3 4 5 6),
-    streams: tiles!(tile_widened, false: 1 2 3 4 5 6),
-    copy_row: copy_row_rounded,
-    ..F32_KERNELS
-};
-
-/// f32 by bf16, widened; nothing is rounded.
-pub static BF16_WIDE_KERNELS: GemmKernels = GemmKernels { copy_row: copy_row_f32, ..WIDENED_KERNELS };
-
-/// f32 by f16, widened; nothing is rounded.
-pub static F16_WIDE_KERNELS: GemmKernels = GemmKernels {
-    tiles: tiles!(tile_f16_wide, true: 1 2 3 4 5 6),
-    streams: tiles!(tile_f16_wide, false: 1 2 3 4 5 6),
-    ..BF16_WIDE_KERNELS
-};
-
-/// f32 by blocks of Q8_0.
-pub static Q8_0_KERNELS: GemmKernels = GemmKernels {
-    rows: 2,
-    unit: BLOCK,
-    a_words: A_BLOCK_WORDS,
-    copy_row: copy_row_blocks,
-    b_words: 1 + 8,
-    tiles: tiles!(tile_q8_0, false: 1 2),
-    streams: tiles!(tile_q8_0, false: 1 2),
-    ..F32_KERNELS
-};
-
-/// f32 by blocks of Q4_0.
-pub static Q4_0_KERNELS: GemmKernels = GemmKernels {
-    b_words: 1 + 4,
-    tiles: tiles!(tile_q4_0, false: 1 2),
-    streams: tiles!(tile_q4_0, false: 1 2),
-    ..Q8_0_KERNELS
-};
-
-/// f32 by blocks of Q4_1.
-pub static Q4_1_KERNELS: GemmKernels = GemmKernels {
-    b_words: 1 + 4,
-    tiles: tiles!(tile_q4_1, false: 1 2),
-    streams: tiles!(tile_q4_1, false: 1 2),
-    ..Q8_0_KERNELS
-};
-
-/// Bytes by blocks of Q8_0.
-pub static Q8_0_INT8_KERNELS: GemmKernels = GemmKernels {
-    a_words: A_BYTE_WORDS,
-    copy_row: copy_row_bytes,
-    tiles: tiles!(tile_q8_0_int8, false: 1 2),
-    streams: tiles!(tile_q8_0_int8, false: 1 2),
-    ..Q8_0_KERNELS
-};
-
-/// Bytes by blocks of Q4_0.
-pub static Q4_0_INT8_KERNELS: GemmKernels = GemmKernels {
-    a_words: A_BYTE_WORDS,
-    copy_row: copy_row_bytes,
-    tiles: tiles!(tile_q4_0_int8, false: 1 2),
-    streams: tiles!(tile_q4_0_int8, false: 1 2),
-    ..Q4_0_KERNELS
-};
-
-/// Bytes by blocks of Q4_1.
-pub static Q4_1_INT8_KERNELS: GemmKernels = GemmKernels {
-    a_words: A_BYTE_WORDS,
-    copy_row: copy_row_bytes,
-    tiles: tiles!(tile_q4_1_int8, false: 1 2),
-    streams: tiles!(tile_q4_1_int8, false: 1 2),
-    ..Q4_1_KERNELS
-};
+tables!(lanes 8, rows 6: 1 2 3 4 5 6, block rows 2: 1 2);

@@ -4,8 +4,10 @@
 //! a unit of k costs 14 cycles of arithmetic and 8 of loads.
 
 use super::math::Zmm;
+use crate::arch::avx2::gemm::widen_row_f16;
 use crate::arch::blocks::{self, A_BLOCK_WORDS, BLOCK, Q4_0, Q4_1, Q8_0};
 use crate::arch::bytes::{self, A_BYTE_WORDS};
+use crate::arch::entries::{block_tiles, dense_tiles, row_entries, tables, tiles};
 use crate::arch::gemm::*;
 use std::arch::x86_64::*;
 
@@ -31,63 +33,6 @@ impl Dot<Zmm> for Bf16Native {
             sum
         }
     }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile_f32<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, F32, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile_widened<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, Bf16Widened, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16")]
-unsafe fn tile_bf16<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, Bf16Native, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn finish_tile(tile: &TileOut<'_>) {
-    // SAFETY: passed on from the caller.
-    unsafe { finish::<Zmm>(tile) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn copy_row_f32(from: *const f32, len: usize, row: *mut f32, at: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe { copy_f32(from, len, row, at) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn copy_row_rounded(from: *const f32, len: usize, row: *mut f32, at: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe { copy_rounded(from, len, row, at) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16")]
@@ -171,150 +116,28 @@ unsafe fn transpose_words(
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn widen_row_f16(from: *const u8, len: usize, to: *mut f32) {
-    // SAFETY: the caller vouches for `len` elements on both sides; whole vectors of 8 end at or before `len`.
-    unsafe {
-        let mut i = 0;
-        while i + 8 <= len {
-            _mm256_storeu_ps(to.add(i), _mm256_cvtph_ps(_mm_loadu_si128(from.add(2 * i).cast())));
-            i += 8;
-        }
-        widen_f16(from.add(2 * i), len - i, to.add(i));
-    }
-}
+dense_tiles!(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    Zmm: tile_f32 = F32, tile_widened = Bf16Widened, tile_f16_wide = F16Widened
+);
+dense_tiles!(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16")]
+    Zmm: tile_bf16 = Bf16Native
+);
+block_tiles!(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    blocks, Zmm: tile_q8_0 = Q8_0, tile_q4_0 = Q4_0, tile_q4_1 = Q4_1
+);
+block_tiles!(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni")]
+    bytes, Zmm: tile_q8_0_int8 = Q8_0, tile_q4_0_int8 = Q4_0, tile_q4_1_int8 = Q4_1
+);
+row_entries!(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    Zmm
+);
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile_q8_0<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { blocks::tile::<Zmm, Q8_0, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile_q4_0<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { blocks::tile::<Zmm, Q4_0, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile_q4_1<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { blocks::tile::<Zmm, Q4_1, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn copy_row_blocks(from: *const f32, len: usize, row: *mut f32, at: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe { blocks::copy_with_sums(from, len, row, at) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile_f16_wide<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { tile::<Zmm, F16Widened, MR, NV, AHEAD>(a, b, u, c, first, ahead) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni")]
-unsafe fn tile_q8_0_int8<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { bytes::tile::<Zmm, Q8_0, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni")]
-unsafe fn tile_q4_0_int8<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { bytes::tile::<Zmm, Q4_0, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni")]
-unsafe fn tile_q4_1_int8<const MR: usize, const NV: usize, const AHEAD: bool>(
-    a: *const f32,
-    b: *const f32,
-    u: usize,
-    c: *mut f32,
-    first: bool,
-    _ahead: Ahead,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe { bytes::tile::<Zmm, Q4_1, MR, NV>(a, b, u, c, first) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn copy_row_bytes(from: *const f32, len: usize, row: *mut f32, at: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe { bytes::copy_rounded_to_bytes::<Zmm>(from, len, row, at) }
-}
-
-macro_rules! tiles {
-    ($f:ident, $ahead:literal: $($mr:literal)*) => { &[$([$f::<$mr, 1, $ahead> as Tile, $f::<$mr, 2, $ahead>]),*] };
-}
-
-/// f32 by f32.
-pub static F32_KERNELS: GemmKernels = GemmKernels {
-    rows: 14,
-    lanes: 16,
-    unit: 1,
-    a_words: 1,
-    b_words: 1,
-    tiles: tiles!(tile_f32, true: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-    streams: tiles!(tile_f32, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-    copy_row: copy_row_f32,
-    finish: finish_tile,
-    transpose: transpose_words,
-    widen_f16: widen_row_f16,
-};
-
-/// bf16 by bf16 without AVX512_BF16.
-pub static WIDENED_KERNELS: GemmKernels = GemmKernels {
-    unit: 2,
-    a_words: 2,
-    tiles: tiles!(tile_widened, true: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-    streams: tiles!(tile_widened, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-    copy_row: copy_row_rounded,
-    ..F32_KERNELS
-};
+tables!(lanes 16, rows 14: 1 2 3 4 5 6 7 8 9 10 11 12 13 14, block rows 6: 1 2 3 4 5 6);
 
 /// bf16 by bf16; needs AVX512_BF16.
 pub static BF16_KERNELS: GemmKernels = GemmKernels {
@@ -323,69 +146,4 @@ pub static BF16_KERNELS: GemmKernels = GemmKernels {
     streams: tiles!(tile_bf16, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     copy_row: copy_row_bf16,
     ..F32_KERNELS
-};
-
-/// f32 by bf16, widened; nothing is rounded.
-pub static BF16_WIDE_KERNELS: GemmKernels = GemmKernels { copy_row: copy_row_f32, ..WIDENED_KERNELS };
-
-/// f32 by f16, widened; nothing is rounded.
-pub static F16_WIDE_KERNELS: GemmKernels = GemmKernels {
-    tiles: tiles!(tile_f16_wide, true: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-    streams: tiles!(tile_f16_wide, false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-    ..BF16_WIDE_KERNELS
-};
-
-/// f32 by blocks of Q8_0.
-pub static Q8_0_KERNELS: GemmKernels = GemmKernels {
-    rows: 6,
-    unit: BLOCK,
-    a_words: A_BLOCK_WORDS,
-    copy_row: copy_row_blocks,
-    b_words: 1 + 8,
-    tiles: tiles!(tile_q8_0, false: 1 2 3 4 5 6),
-    streams: tiles!(tile_q8_0, false: 1 2 3 4 5 6),
-    ..F32_KERNELS
-};
-
-/// f32 by blocks of Q4_0.
-pub static Q4_0_KERNELS: GemmKernels = GemmKernels {
-    b_words: 1 + 4,
-    tiles: tiles!(tile_q4_0, false: 1 2 3 4 5 6),
-    streams: tiles!(tile_q4_0, false: 1 2 3 4 5 6),
-    ..Q8_0_KERNELS
-};
-
-/// f32 by blocks of Q4_1.
-pub static Q4_1_KERNELS: GemmKernels = GemmKernels {
-    b_words: 1 + 4,
-    tiles: tiles!(tile_q4_1, false: 1 2 3 4 5 6),
-    streams: tiles!(tile_q4_1, false: 1 2 3 4 5 6),
-    ..Q8_0_KERNELS
-};
-
-/// Bytes by blocks of Q8_0.
-pub static Q8_0_INT8_KERNELS: GemmKernels = GemmKernels {
-    a_words: A_BYTE_WORDS,
-    copy_row: copy_row_bytes,
-    tiles: tiles!(tile_q8_0_int8, false: 1 2 3 4 5 6),
-    streams: tiles!(tile_q8_0_int8, false: 1 2 3 4 5 6),
-    ..Q8_0_KERNELS
-};
-
-/// Bytes by blocks of Q4_0.
-pub static Q4_0_INT8_KERNELS: GemmKernels = GemmKernels {
-    a_words: A_BYTE_WORDS,
-    copy_row: copy_row_bytes,
-    tiles: tiles!(tile_q4_0_int8, false: 1 2 3 4 5 6),
-    streams: tiles!(tile_q4_0_int8, false: 1 2 3 4 5 6),
-    ..Q4_0_KERNELS
-};
-
-/// Bytes by blocks of Q4_1.
-pub static Q4_1_INT8_KERNELS: GemmKernels = GemmKernels {
-    a_words: A_BYTE_WORDS,
-    copy_row: copy_row_bytes,
-    tiles: tiles!(tile_q4_1_int8, false: 1 2 3 4 5 6),
-    streams: tiles!(tile_q4_1_int8, false: 1 2 3 4 5 6),
-    ..Q4_1_KERNELS
 };
