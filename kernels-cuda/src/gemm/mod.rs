@@ -80,6 +80,35 @@ pub enum Activation {
     QuickGelu = 5,
 }
 
+impl Activation {
+    /// The function in f64: what a kernel's f32 is judged by.
+    pub fn exact(self, x: f64) -> f64 {
+        match self {
+            Activation::None => x,
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
+            Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2.0_f64.sqrt())),
+            Activation::Relu => x.max(0.0),
+            Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+        }
+    }
+}
+
+/// The error function by its series, good to f64's cancellation for |x| < 4.5, and ±1 beyond.
+fn erf(x: f64) -> f64 {
+    if x.abs() >= 4.5 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
 /// Outputs of a tile are `SIDE x SIDE`; a step along K is 32.
 #[derive(Debug, Clone, Copy)]
 struct Tile {

@@ -126,7 +126,7 @@ fn one(host: &Host, case: Case, repeat: usize) -> Result<Proof, DeviceError> {
             if case.activation != Activation::None {
                 tolerance += 16.0 * F32_ROUNDING * (1.0 + sum.abs());
             }
-            let exact = activate(case.activation, sum) * gate_at + residual_at;
+            let exact = case.activation.exact(sum) * gate_at + residual_at;
             tolerance = tolerance * gate_at.abs() + 4.0 * F32_ROUNDING * exact.abs();
             if output == Float::Bf16 {
                 tolerance += exact.abs() * BF16_ROUNDING * 1.01;
@@ -141,30 +141,4 @@ fn one(host: &Host, case: Case, repeat: usize) -> Result<Proof, DeviceError> {
         if case.epilogue { format!(", bias, {:?}, gate, residual", case.activation) } else { String::new() };
     let shape = format!("{m}x{n}x{k}{extras}");
     Ok(Proof { kernels, shape, judged, milliseconds, flop: 2.0 * (m * n * k) as f64 })
-}
-
-fn activate(activation: Activation, x: f64) -> f64 {
-    match activation {
-        Activation::None => x,
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::GeluTanh => {
-            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
-        }
-        Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2.0_f64.sqrt())),
-        Activation::Relu => x.max(0.0),
-        Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
-    }
-}
-
-/// The error function by its series, good to f64's cancellation for |x| < 4.5, and ±1 beyond.
-fn erf(x: f64) -> f64 {
-    if x.abs() >= 4.5 {
-        return x.signum();
-    }
-    let (mut term, mut sum) = (x, x);
-    for n in 1..200 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
-    }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
 }

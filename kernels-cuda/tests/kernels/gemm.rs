@@ -34,32 +34,6 @@ pub const fn plain(m: usize, n: usize, k: usize) -> Case {
     Case { m, n, k, ld, ldc, ldr: ldc, ldg: ldc, shift: [0; 4], bias, gate, residual, activation }
 }
 
-fn activate(activation: Activation, x: f64) -> f64 {
-    match activation {
-        Activation::None => x,
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::GeluTanh => {
-            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
-        }
-        Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2.0_f64.sqrt())),
-        Activation::Relu => x.max(0.0),
-        Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
-    }
-}
-
-/// The error function by its series, good to f64 for |x| < 4 and 1 beyond.
-fn erf(x: f64) -> f64 {
-    if x.abs() >= 4.5 {
-        return x.signum();
-    }
-    let (mut term, mut sum) = (x, x);
-    for n in 1..200 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
-    }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
-}
-
 /// The operands of a case, and what is right.
 struct Prepared {
     a: Vec<bf16>,
@@ -91,7 +65,7 @@ fn prepare(case: Case) -> Prepared {
             magnitude += f64::from(bias[j]).abs();
         }
         // Each of k/8 partial sums may lose a unit of the largest; no activation is steeper than 1.13.
-        let mut value = activate(case.activation, sum);
+        let mut value = case.activation.exact(sum);
         let mut tolerance = 2.5 * F32_ROUNDING * magnitude * (4.0 + k as f64 / 8.0);
         if case.activation != Activation::None {
             tolerance += 16.0 * F32_ROUNDING * (1.0 + sum.abs());
